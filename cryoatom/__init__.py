@@ -1,0 +1,5 @@
+"""cryoatom: one atomic backbone conformation per cryo-EM particle image."""
+
+from importlib.metadata import version
+
+__version__ = version("cryoatom")

@@ -1,0 +1,77 @@
+"""`cryoatom eval`: conformations against a known truth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from cryoatom.cli.options import settings_options
+from cryoatom.results.evaluate_config import EvaluateConfig
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cryoatom.results.evaluation import EvaluationResult
+
+
+@click.command("eval")
+@settings_options(EvaluateConfig)
+def eval_command(config: EvaluateConfig) -> None:
+    """Compare the conformations of a run with a known truth.
+
+    Writes rmsd.csv (one row per image), per_frame.csv, per_residue.csv, summary.json and plots. RMSDs are the minimum
+    over rigid motions where not said otherwise; EMD-RMSD is the earth mover's distance between the two distributions.
+
+    \b
+    cryoatom eval run --gt data/truth/trajectory.dcd --labels data/truth/frames.txt
+    cryoatom eval run --gt traj.dcd --gt-top traj.psf
+    cryoatom eval --predictions conformations.npy --template template.cif --gt traj.pdb -o eval
+    """
+    import torch
+    from rich.console import Console
+
+    from cryoatom.results.evaluate import evaluate_files
+    from cryoatom.results.evaluation_files import write_evaluation
+    from cryoatom.run_folder import RunFolder
+    from cryoatom.threads import available_cores
+
+    torch.set_num_threads(available_cores(config.threads))
+    outdir = config.outdir or (RunFolder(config.run).evaluation if config.run else None)
+    if outdir is None:
+        raise ValueError("without a run folder, say where to write to: -o DIR")
+    console = Console()
+    with console.status("Comparing"):
+        result = evaluate_files(config)
+        written = write_evaluation(outdir, result)
+    console.print(_table(result))
+    for note in result.notes:
+        console.print(f"Note: {note}", soft_wrap=True, highlight=False)
+    console.print(f"{outdir}: {', '.join(path.name for path in written)}", soft_wrap=True, highlight=False)
+
+
+def _table(result: EvaluationResult) -> Table:
+    from rich.table import Table
+
+    figures = result.summary()
+    table = Table(title=f"{figures['n_images']:,} images, {figures['n_frames']:,} frames", title_justify="left")
+    for heading in ("Å", "prediction", "best static", "template"):
+        table.add_column(heading, justify="left" if heading == "Å" else "right")
+    rows = {
+        "RMSD, mean": ("rmsd_mean", "rmsd_static_mean", "rmsd_template_mean"),
+        "RMSD, median": ("rmsd_median",),
+        "RMSD without alignment, mean": ("rmsd_unaligned_mean",),
+        "bias, mean over images": ("bias_mean",),
+        "scatter, mean over images": ("scatter_mean",),
+        "RMSD to the nearest frame, mean": ("rmsd_nearest_mean",),
+        "EMD-RMSD, all images": ("emd_rmsd_full", "emd_rmsd_static", "emd_rmsd_template"),
+        f"EMD-RMSD, {figures['emd_samples']:,} images": ("emd_rmsd_sampled_mean",),
+    }
+    for heading, keys in rows.items():
+        if figures[keys[0]] is not None:  # needs labels, or was skipped
+            table.add_row(heading, *(f"{figures[key]:.3f}" for key in keys))
+    for name in ("latent", "coordinate"):
+        correlation = figures[f"{name}_rank_correlation"]
+        if correlation is not None:
+            table.add_row(f"rank correlation of {name}s", f"{correlation:.3f}")
+    return table

@@ -1,0 +1,191 @@
+"""Settings: one field is one option. Defaults < preset < configuration file < command line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+from cryoatom import __version__
+
+RECORDED = ("cmd", "version", "time")  # what a run's file says about the run: ignored when read
+
+
+def setting(default: Any, text: str, *, flags: tuple[str, ...] = (), argument: bool = False, **bounds: Any) -> Any:
+    """Describe one setting.
+
+    Parameters
+    ----------
+    default : object
+        The default, or ``...`` for a setting that must be given.
+    text : str
+        The help text, for the command line and the documentation.
+    flags : tuple of str
+        Option names where the field's own (``--num-epochs``) is not enough.
+    argument : bool
+        Whether the command line takes it as a positional argument.
+    **bounds
+        pydantic's ``ge``, ``gt``, ``le``, ``lt``, ``union_mode``.
+    """
+    extra = {"flags": list(flags), "argument": argument}
+    return Field(default, description=text, json_schema_extra=extra, **bounds)
+
+
+class Settings(BaseModel):
+    """Base of every command's settings: frozen, and unknown names are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    @classmethod
+    def merge(cls, flags: Mapping[str, Any], config: Path | None = None) -> Self:
+        """Build the settings from the preset, a configuration file and the flags that were given.
+
+        Parameters
+        ----------
+        flags : mapping
+            Field name -> value, only for the options that the user gave.
+        config : Path, optional
+            A YAML file, for instance a run's config.yaml.
+
+        Raises
+        ------
+        ValueError
+            For an unknown or missing setting, or a value out of bounds; says which, and in which file.
+        """
+        from_file = {} if config is None else load_config(config, cls)
+        given = {**from_file, **flags}
+        name = given.get("preset", "default")
+        merged = {**cls.presets.get(name, {}), **given}
+        try:
+            return cls.model_validate(merged)
+        except ValidationError as error:
+            raise ValueError(_explain(error, config if _blames_file(error, from_file, flags) else None)) from None
+
+    def to_yaml(self, command: list[str]) -> str:
+        """Return the settings as YAML, with the command line, version and time; `merge` reads it back.
+
+        Paths are absolute, so that the file means the same from every folder.
+        """
+        record = {"cmd": command, "version": __version__, "time": datetime.now().isoformat(timespec="seconds")}
+        settings = {name: _plain(getattr(self, name)) for name in type(self).model_fields}
+        return yaml.safe_dump({**record, **settings}, sort_keys=False, allow_unicode=True)
+
+
+def load_config(path: Path, model: type[Settings]) -> dict[str, Any]:
+    """Read a YAML file of settings of `model`, unvalidated but with every name known.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not a YAML mapping, or has an unknown name (the nearest known one is suggested).
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no configuration file {path}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict | None):
+        raise ValueError(f"{path} must hold lines like 'batch_size: 256', found a {type(content).__name__}")
+    settings = {str(name): value for name, value in (content or {}).items() if name not in RECORDED}
+    for name in settings:
+        if name not in model.model_fields:
+            near = difflib.get_close_matches(name.replace("-", "_"), list(model.model_fields), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(model.model_fields)}"
+            raise ValueError(f"unknown setting {name!r} in {path}; {hint}")
+    return settings
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value.absolute())
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _blames_file(error: ValidationError, from_file: Mapping[str, Any], flags: Mapping[str, Any]) -> bool:
+    return any(issue["loc"][0] in from_file and issue["loc"][0] not in flags for issue in error.errors())
+
+
+def _explain(error: ValidationError, config: Path | None) -> str:
+    """Turn pydantic's report into one line."""
+    missing = [str(issue["loc"][0]) for issue in error.errors() if issue["type"] == "missing"]
+    reasons: dict[str, str] = {}  # a union reports once for each of its types: the first is enough
+    for issue in error.errors():
+        if issue["type"] != "missing":
+            name, reason = str(issue["loc"][0]), issue["msg"].removeprefix("Value error, ")
+            reasons.setdefault(name, f"{name}: {reason[0].lower()}{reason[1:]}, found {issue['input']!r}")
+    if missing:
+        return f"not given, on the command line or by --config: {', '.join(missing)}"
+    return "; ".join(reasons.values()) + (f" (in {config})" if config else "")
+
+
+_NATS = 256**2 / 2  # the paper's λ stand beside the mean squared error over 256 x 256 pixels of unit noise
+
+
+class TrainConfig(Settings):
+    """Settings of `cryoatom train`. Weights of regularisers are in nats, the unit of -log p."""
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {
+            "beads": "ca",
+            "zdim": 8,
+            "batch_size": 256,
+            "lr": 1e-3,
+            "z_lr": 1e-3,
+            "wd": 0.0,
+            "r0": 5e-4 * _NATS,
+            "r1": 1e-2 * _NATS,
+            "r2": 1e-2 * _NATS,
+            "omega": 0.25,
+            "warmup": 20,
+        }
+    }
+
+    particles: Path = setting(..., "Particle file: RELION .star.", argument=True)
+    template: Path = setting(..., "Structure to start from: mmCIF or PDB, in the frame of the poses.")
+    outdir: Path = setting(..., "Folder to write the run to.", flags=("-o", "--outdir"))
+    preset: Literal["default", "paper"] = setting("default", "Whose hyperparameters to start from.")
+    graph: Path | None = setting(None, "Protein graph of `cryoatom graph`; made from the template where absent.")
+    poses: Literal["known"] = setting("known", "Where orientations come from: known = the particle file.")
+    datadir: Path | None = setting(None, "Folder that image names in the particle file are relative to.")
+    ind: Path | None = setting(None, "Use only these particles: .npy or .txt of zero-based rows.")
+    uninvert_data: bool = setting(False, "The protein is bright in the images (else dark, as in raw data).")
+
+    decoder: Literal["gcn", "mlp"] = setting("gcn", "Network from latent to conformation.")
+    beads: Literal["atoms", "two", "ca"] = setting("atoms", "How a residue scatters: its atoms, two beads, C-alpha.")
+    zdim: PositiveInt = setting(8, "Latent dimension.")
+
+    num_epochs: PositiveInt = setting(30, "Passes over the images, at most.", flags=("-n", "--num-epochs"))
+    batch_size: PositiveInt = setting(256, "Images in a step.", flags=("-b", "--batch-size"))
+    lr: float = setting(1e-3, "Learning rate of the network.", gt=0)
+    z_lr: float = setting(1e-3, "Learning rate of the latents.", gt=0)
+    wd: float = setting(0.0, "Weight decay of the network.", ge=0)
+    warmup: int = setting(20, "Epochs over which the learning rates rise.", ge=0)
+    r0: float = setting(5e-4 * _NATS, "Weight of R0: the conformation stays centred.", ge=0)
+    r1: float = setting(1e-2 * _NATS, "Weight of R1: bonded C-alphas keep their distance.", ge=0)
+    r2: float = setting(1e-2 * _NATS, "Weight of R2: log-distances along the chain.", ge=0)
+    omega: float = setting(0.25, "Decay of R2 along the chain, per residue.", ge=0)
+    held_out: float = setting(0.02, "Fraction of images held out to watch for overfitting.", ge=0, le=0.5)
+    patience: int = setting(5, "Stop after so many epochs without gain on held-out images; 0: never.", ge=0)
+
+    seed: int = setting(0, "Seed of every random number.", ge=0)
+    threads: PositiveInt | None = setting(None, "CPU threads [default: what SLURM and the machine grant].")
+    device: str = setting("auto", "auto, cpu, or cuda[:N].")
+
+    load: Literal["latest"] | Path | None = setting(
+        None, "Go on from a checkpoint: a file, or 'latest' in --outdir.", union_mode="left_to_right"
+    )
+    checkpoint: PositiveInt = setting(1, "Save every so many epochs.")
+    log_interval: PositiveInt = setting(10_000, "Images between two lines of progress.")
+    dcd: bool = setting(True, "Also write the conformations as conformations.dcd.")
+    pdb: Literal["none", "all"] | PositiveInt | Path = setting(
+        "none", "Also write single PDB files: none, all, the first N, or a file of rows.", union_mode="left_to_right"
+    )

@@ -1,0 +1,6 @@
+"""Decoders: latent to displacement, `(batch, latent)` to `(batch, residues, 3)`. A new system is one file and one entry."""
+
+from cryoatom.decoders.gcn import build_gcn
+from cryoatom.decoders.mlp import build_mlp
+
+DECODERS = {"gcn": build_gcn, "mlp": build_mlp}

@@ -1,0 +1,1 @@
+"""Other programs' file formats: bytes to and from numpy records. No torch, no physics."""

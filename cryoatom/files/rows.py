@@ -1,0 +1,60 @@
+"""Which rows of a particle file are used: `--ind`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+
+def read_rows(path: str | os.PathLike) -> np.ndarray:
+    """Read zero-based rows from an .npy file of integers, or a .txt file of numbers between blanks.
+
+    Returns
+    -------
+    (m,) int64 array
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it holds anything else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file of rows {path}")
+    try:
+        if path.suffix == ".npy":
+            rows = np.load(path, allow_pickle=False)
+        elif path.suffix == ".txt":
+            rows = np.array([int(word) for word in path.read_text().split()], dtype=np.int64)
+        else:
+            raise ValueError(f"expected a .npy or .txt file, found {path.suffix or 'no suffix'!r}")
+        if rows.ndim != 1 or rows.dtype.kind not in "iu":
+            raise ValueError(f"expected a list of integers, found {rows.dtype} of shape {rows.shape}")
+    except ValueError as error:
+        raise ValueError(f"cannot read rows from {path}: {error}") from None
+    return rows.astype(np.int64)
+
+
+def check_rows(rows: np.ndarray, count: int, source: Path) -> None:
+    """Check that `rows` are distinct zero-based rows of the `count` particles of `source`.
+
+    Raises
+    ------
+    ValueError
+        Otherwise, or where none is left.
+    """
+    if len(rows) == 0:
+        raise ValueError(f"no rows of {source} are selected")
+    outside = rows[(rows < 0) | (rows >= count)]
+    if len(outside):
+        raise ValueError(
+            f"{len(outside)} selected rows are not in {source}, which has rows 0 to {count - 1}; "
+            f"the first is {outside[0]}"
+        )
+    unique, counts = np.unique(rows, return_counts=True)
+    if len(unique) < len(rows):
+        raise ValueError(f"row {unique[np.argmax(counts > 1)]} of {source} is selected more than once")

@@ -1,0 +1,253 @@
+"""From C-alpha conformations to projected Gaussian beads (design D1.6).
+
+Three bead models share one form: a bead is a fixed linear combination of C-alphas and of the local frame vectors of
+its residue. `ca` is the papers' single bead, `two` the generic backbone and side-chain beads, `atoms` carries the
+template's own atoms rigidly in each residue's local frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cryoatom.imaging.residues import ATOMIC_NUMBERS, residue_electrons, residue_types, residue_widths
+from cryoatom.sparse import SparseMatrix
+from cryoatom.structure.template import Template
+
+BACKBONE_ATOMS = ("N", "CA", "C", "O", "OXT")
+_BACKBONE_ELECTRONS = 29.0  # N CA C O and their two hydrogens
+_ATOM_WIDTH = 1.0  # Å, of one atom's projection
+_SPLIT_SIDE_CHAIN = 4  # heavy atoms; a longer side chain becomes a near and a far bead
+_KINDS = 3  # backbone, near (or whole) side chain, far side chain
+
+
+@dataclass(frozen=True)
+class BeadLayout:
+    """Where beads sit relative to residues.
+
+    Parameters
+    ----------
+    residue : (beads,) int64
+        The residue a bead belongs to.
+    kind : (beads,) int64
+        0 backbone, 1 near or whole side chain, 2 far side chain.
+    anchors : (beads, 2) int64
+        A bead starts from the mean of these two C-alphas (twice the same: from that C-alpha).
+    offsets : (beads, 3) float64
+        Then moves by these lengths along the local frame of its residue, Å.
+    electrons : (beads,) float64
+        Mass.
+    variances : (beads,) float64
+        Part of the squared width that does not change in training, Å².
+    """
+
+    residue: np.ndarray
+    kind: np.ndarray
+    anchors: np.ndarray
+    offsets: np.ndarray
+    electrons: np.ndarray
+    variances: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.residue)
+
+
+def frame_triples(chain_position: np.ndarray) -> np.ndarray:
+    """Return for each residue the three residues (before, at, after) that define its local frame.
+
+    A residue at a chain end or break borrows the triple of its neighbour inside the same piece; in a piece of fewer
+    than three residues the triple reaches across the break.
+
+    Parameters
+    ----------
+    chain_position : (residues,) int array
+        Consecutive bonded residues differ by 1 (see Template).
+    """
+    n = len(chain_position)
+    if n < 3:
+        raise ValueError(f"local frames need at least 3 residues, the template has {n}")
+    bonded = np.diff(chain_position) == 1
+    before = np.concatenate([[False], bonded])
+    after = np.concatenate([bonded, [False]])
+    middle = np.arange(n)
+    middle = np.where(~before & after, middle + 1, np.where(before & ~after, middle - 1, middle))
+    middle = np.clip(middle, 1, n - 2)
+    return np.stack([middle - 1, middle, middle + 1], axis=1)
+
+
+def local_frames(positions: np.ndarray, triples: np.ndarray) -> np.ndarray:
+    """Return the frame vectors e1, e2, e3 as rows of (residues, 3, 3).
+
+    e1 lies along x_{i+1} - x_{i-1}, e2 along the part of 2 x_i - x_{i-1} - x_{i+1} orthogonal to it, e3 = e1 × e2.
+    """
+    before, middle, after = (positions[triples[:, k]] for k in range(3))
+    e1 = after - before
+    e1 = e1 / np.linalg.norm(e1, axis=1, keepdims=True)
+    out = 2 * middle - before - after
+    out = out - (out * e1).sum(axis=1, keepdims=True) * e1
+    e2 = out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-6)
+    return np.stack([e1, e2, np.cross(e1, e2)], axis=1)
+
+
+def ca_layout(template: Template) -> BeadLayout:
+    """Return one bead per residue at the C-alpha, the setting of the GNN paper and of Prins et al."""
+    residue = np.arange(len(template))
+    return BeadLayout(
+        residue=residue,
+        kind=np.zeros_like(residue),
+        anchors=np.stack([residue, residue], axis=1),
+        offsets=np.zeros((len(residue), 3)),
+        electrons=residue_electrons(template.residue_names),
+        variances=residue_widths(template.residue_names) ** 2 - _ATOM_WIDTH**2,
+    )
+
+
+def two_bead_layout(template: Template) -> BeadLayout:
+    """Return a backbone bead at the peptide midpoint and a side-chain bead along e2 of each residue but glycine.
+
+    The side chain's centre lies about 0.75 Å from the C-alpha for each electron pair of its depth; the distance grows
+    with the cube root of its mass like the widths do.
+    """
+    n = len(template)
+    residue = np.arange(n)
+    following = np.where(np.append(template.bonded, False), residue + 1, residue)
+    side_electrons = residue_electrons(template.residue_names) - _BACKBONE_ELECTRONS
+    has_side = template.residue_names != "GLY"
+    distance = 0.75 * np.cbrt(np.maximum(side_electrons, 1.0))
+    offsets = np.zeros((n, 3))
+    offsets[:, 1] = distance
+    backbone_electrons = np.where(has_side, _BACKBONE_ELECTRONS, _BACKBONE_ELECTRONS + side_electrons)
+    side_variance = np.maximum(residue_widths(template.residue_names) ** 2 / 2 - _ATOM_WIDTH**2, 0.1)
+    return BeadLayout(
+        residue=np.concatenate([residue, residue[has_side]]),
+        kind=np.concatenate([np.zeros(n, dtype=np.int64), np.ones(int(has_side.sum()), dtype=np.int64)]),
+        anchors=np.concatenate([np.stack([residue, following], axis=1), np.stack([residue, residue], axis=1)[has_side]]),
+        offsets=np.concatenate([np.zeros((n, 3)), offsets[has_side]]),
+        electrons=np.concatenate([backbone_electrons, side_electrons[has_side]]),
+        variances=np.concatenate([np.full(n, 0.65), side_variance[has_side]]),
+    )
+
+
+def _group_atoms(template: Template) -> np.ndarray:
+    """Return the bead kind of each template atom: backbone, near side chain, far side chain."""
+    kind = np.where(np.isin(template.atoms.names, BACKBONE_ATOMS), 0, 1)
+    side_atoms = np.bincount(template.atom_residue[kind == 1], minlength=len(template))
+    distance = np.linalg.norm(template.atoms.positions - template.positions[template.atom_residue], axis=1)
+    for residue in np.flatnonzero(side_atoms > _SPLIT_SIDE_CHAIN):
+        members = np.flatnonzero((template.atom_residue == residue) & (kind == 1))
+        far = members[np.argsort(distance[members], kind="stable")[(len(members) + 1) // 2 :]]
+        kind[far] = 2
+    return kind
+
+
+def atom_layout(template: Template) -> BeadLayout:
+    """Return at most three beads per residue that carry the template's own atoms, rigid in the local frame.
+
+    A bead sits at its atoms' electron-weighted centre and has their spread Rg²/3 as fixed variance.
+    """
+    kind = _group_atoms(template)
+    label = template.atom_residue * _KINDS + kind
+    used, bead = np.unique(label, return_inverse=True)
+    residue, bead_kind = used // _KINDS, used % _KINDS
+    weight = np.array([ATOMIC_NUMBERS.get(str(e), 6) for e in template.atoms.elements], dtype=np.float64)
+    electrons = np.bincount(bead, weight)
+    xyz = template.atoms.positions
+    center = np.stack([np.bincount(bead, weight * xyz[:, k]) for k in range(3)], axis=1) / electrons[:, None]
+    spread = np.bincount(bead, weight * ((xyz - center[bead]) ** 2).sum(axis=1)) / electrons
+    frames = local_frames(template.positions, frame_triples(template.chain_position))
+    offsets = np.einsum("bkc,bc->bk", frames[residue], center - template.positions[residue])
+    return BeadLayout(residue, bead_kind, np.stack([residue, residue], axis=1), offsets, electrons, spread / 3)
+
+
+def bead_layout(template: Template, beads: str) -> BeadLayout:
+    """Return the layout named `beads` ('atoms', 'two' or 'ca'); 'atoms' of a C-alpha-only template becomes 'two'."""
+    if beads == "ca":
+        return ca_layout(template)
+    if beads == "atoms" and len(template.atoms) > len(template):
+        return atom_layout(template)
+    return two_bead_layout(template)
+
+
+class BeadModel(nn.Module):
+    """Turn conformations into projected beads, and hold what is learned about beads.
+
+    Learned: one amplitude factor and one squared width per residue type and bead kind, and the overall scale from
+    electrons to image units.
+
+    Parameters
+    ----------
+    layout
+        Where beads sit.
+    template
+        The structure the layout was made from.
+    minimum_width
+        Å; narrower beads would alias on the crop's grid.
+    """
+
+    electrons: Tensor
+    fixed_variances: Tensor
+    group: Tensor
+
+    def __init__(self, layout: BeadLayout, template: Template, minimum_width: float):
+        super().__init__()
+        residues = len(template)
+        self.minimum_variance = minimum_width**2
+        self.register_buffer("electrons", torch.from_numpy(layout.electrons).float(), persistent=False)
+        self.register_buffer("fixed_variances", torch.from_numpy(layout.variances).float(), persistent=False)
+        group = residue_types(template.residue_names)[layout.residue] * _KINDS + layout.kind
+        self.register_buffer("group", torch.from_numpy(group), persistent=False)
+        groups = 20 * _KINDS
+        self.log_amplitude = nn.Parameter(torch.zeros(groups))
+        self.log_variance = nn.Parameter(torch.full((groups,), 2 * float(np.log(_ATOM_WIDTH))))
+        self.log_scale = nn.Parameter(torch.zeros(()))
+        self._register_matrices(layout, template, residues)
+
+    def _register_matrices(self, layout: BeadLayout, template: Template, residues: int) -> None:
+        """Write frames and beads as two sparse matrices: differences of C-alphas, and combinations with frames."""
+        before, middle, after = frame_triples(template.chain_position).T
+        row, one = np.arange(residues), np.ones(residues)
+        self.difference = SparseMatrix(
+            np.concatenate([row, row, residues + row, residues + row, residues + row]),
+            np.concatenate([after, before, middle, before, after]),
+            np.concatenate([one, -one, 2 * one, -one, -one]),
+            (2 * residues, residues),
+        )
+        bead, half = np.arange(len(layout)), np.full(len(layout), 0.5)
+        frame_columns = [(k + 1) * residues + layout.residue for k in range(3)]
+        self.combination = SparseMatrix(
+            np.concatenate([bead] * 5),
+            np.concatenate([*layout.anchors.T, *frame_columns]),
+            np.concatenate([half, half, *layout.offsets.T]),
+            (len(layout), 4 * residues),
+        )
+
+    def amplitudes(self) -> Float[Tensor, " beads"]:
+        """Return bead masses in image units."""
+        return self.electrons * torch.exp(self.log_amplitude[self.group] + self.log_scale)
+
+    def variances(self) -> Float[Tensor, " beads"]:
+        """Return squared bead widths in Å²."""
+        learned = torch.exp(self.log_variance)[self.group]
+        return (self.fixed_variances + learned).clamp_min(self.minimum_variance)
+
+    def project(
+        self, conformations: Float[Tensor, "batch residues 3"], rotations: Float[Tensor, "batch 3 3"]
+    ) -> Float[Tensor, "batch beads 2"]:
+        """Return bead centres (R b)_xy in Å; shifts belong to the crops."""
+        batch, residues, _ = conformations.shape
+        x = torch.bmm(rotations, conformations.mT).permute(2, 1, 0).contiguous()  # residues 3 batch
+        arms = self.difference(x.flatten(1)).view(2, residues, 3, batch)
+        e1 = _normalize(arms[0])
+        e2 = _normalize(arms[1] - (arms[1] * e1).sum(dim=1, keepdim=True) * e1)
+        e3 = torch.stack([e1[:, 1] * e2[:, 2] - e1[:, 2] * e2[:, 1], e1[:, 2] * e2[:, 0] - e1[:, 0] * e2[:, 2]], dim=1)
+        stacked = torch.cat([x[:, :2], e1[:, :2], e2[:, :2], e3])
+        beads = self.combination(stacked.flatten(1))
+        return beads.view(-1, 2, batch).permute(2, 0, 1)
+
+
+def _normalize(vectors: Float[Tensor, "residues 3 batch"]) -> Float[Tensor, "residues 3 batch"]:
+    return vectors * torch.rsqrt((vectors * vectors).sum(dim=1, keepdim=True) + 1e-8)

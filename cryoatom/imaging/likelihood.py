@@ -1,0 +1,65 @@
+"""The Gaussian log-likelihood of an image in matched form (design D1.1, equation M).
+
+    -log p(y | v, s) = ½|y|² - s ⟨w, v⟩ + ½ s² ⟨v, κ * v⟩
+
+`cross` is ⟨w, v⟩, `power` is ⟨v, κ * v⟩, both in units of the noise. Values are per particle, unreduced, without ½|y|².
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class _QuadraticForm(torch.autograd.Function):
+    """⟨v, κ * v⟩ for an even κ; its gradient 2 κ * v is already there after the forward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, kernel_spectrum: Tensor) -> Tensor:
+        side = image.shape[-1]
+        spectrum = torch.fft.rfft2(image, s=(2 * side, 2 * side)).mul_(kernel_spectrum)
+        filtered = torch.fft.irfft2(spectrum, s=(2 * side, 2 * side))[..., :side, :side]
+        ctx.save_for_backward(filtered)
+        return (image * filtered).sum(dim=(-2, -1))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (filtered,) = ctx.saved_tensors
+        return 2 * grads[0][:, None, None] * filtered, None
+
+
+def quadratic_form(
+    image: Float[Tensor, "batch side side"], kernel_spectrum: Float[Tensor, "#batch twice half"]
+) -> Float[Tensor, " batch"]:
+    """Return ⟨v, κ * v⟩ by one zero-padded real FFT; `kernel_spectrum` is the real spectrum of the cropped even κ."""
+    return _QuadraticForm.apply(image, kernel_spectrum)  # type: ignore[return-value]
+
+
+def cross_and_power(
+    projection: Float[Tensor, "batch side side"],
+    crop: Float[Tensor, "batch side side"],
+    kernel_spectrum: Float[Tensor, "#batch twice half"],
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """Return (⟨w, v⟩, ⟨v, κ * v⟩) of each particle."""
+    return (crop * projection).sum(dim=(-2, -1)), quadratic_form(projection, kernel_spectrum)
+
+
+def gaussian_nll(cross: Float[Tensor, " batch"], power: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Return -log p up to ½|y|², with the scale s already in the bead amplitudes."""
+    return 0.5 * power - cross
+
+
+def profiled_nll(cross: Float[Tensor, " batch"], power: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Return -log p maximised over s >= 0: -½ ⟨w, v⟩² / ⟨v, κ * v⟩, the correlation loss of cryoSPHERE and cryoSTAR.
+
+    A negative correlation has its best scale at 0; there the value is 0 and so is the gradient.
+    """
+    return -0.5 * cross.clamp_min(0) ** 2 / power
+
+
+def best_scale(cross: Float[Tensor, " batch"], power: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Return s* = ⟨w, v⟩ / ⟨v, κ * v⟩, the scale that maximises the likelihood of each image."""
+    return cross / power

@@ -1,0 +1,1 @@
+"""Particles: what is known of each image, and the images themselves."""

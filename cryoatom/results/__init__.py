@@ -1,0 +1,1 @@
+"""What a run is worth: conformations against a known truth."""

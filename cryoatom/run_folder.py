@@ -1,0 +1,139 @@
+"""The run folder: the only place that knows its file names. Every file appears whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cryoatom.files.replacing import replacing
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder that `cryoatom train` writes and the later commands read.
+
+    N counts epochs from 1; files without N are the final ones.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Settings, command line, version, time."""
+        return self.path / "config.yaml"
+
+    @property
+    def log(self) -> Path:
+        """Messages, with times and tracebacks; appended."""
+        return self.path / "run.log"
+
+    @property
+    def metrics(self) -> Path:
+        """One row an epoch."""
+        return self.path / "metrics.csv"
+
+    @property
+    def template(self) -> Path:
+        """The template as it was used."""
+        return self.path / "template.cif"
+
+    @property
+    def graph(self) -> Path:
+        """The protein graph as it was used."""
+        return self.path / "graph.npz"
+
+    @property
+    def matched(self) -> Path:
+        """Folder of the matched crops (a cache: may be deleted)."""
+        return self.path / "matched"
+
+    @property
+    def conformations(self) -> Path:
+        """Float32 (images, residues, 3), Å, template frame, in the order of the particle file."""
+        return self.path / "conformations.npy"
+
+    @property
+    def trajectory(self) -> Path:
+        """The same for viewers."""
+        return self.path / "conformations.dcd"
+
+    @property
+    def topology(self) -> Path:
+        """C-alpha topology of the trajectory."""
+        return self.path / "topology.cif"
+
+    @property
+    def pdb(self) -> Path:
+        """Folder of per-image PDB files."""
+        return self.path / "pdb"
+
+    @property
+    def evaluation(self) -> Path:
+        """Folder of `cryoatom eval`."""
+        return self.path / "eval"
+
+    def weights(self, epoch: int | None = None) -> Path:
+        """Checkpoint after an epoch, or the final one."""
+        return self.path / _numbered("weights", epoch, "pt")
+
+    def latents(self, epoch: int | None = None) -> Path:
+        """Latents of all images, float32 (images, latent)."""
+        return self.path / _numbered("z", epoch, "npy")
+
+    def poses(self, epoch: int | None = None) -> Path:
+        """Poses as a RELION star file."""
+        return self.path / _numbered("poses", epoch, "star")
+
+    def latest_checkpoint(self) -> Path | None:
+        """Return the checkpoint of the highest epoch, or None."""
+        numbered = [p for p in self.path.glob("weights.*.pt") if p.name.split(".")[1].isdigit()]
+        return max(numbered, key=lambda p: int(p.name.split(".")[1]), default=None)
+
+    def save_array(self, path: Path, array: np.ndarray) -> None:
+        """Write an array as .npy."""
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, array)
+
+    @contextmanager
+    def array_writer(self, path: Path, shape: tuple[int, ...], dtype: type = np.float32) -> Iterator[np.ndarray]:
+        """Yield a memory-mapped array to fill; it becomes `path` when all is written."""
+        with replacing(path) as temporary:
+            array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
+            yield array
+            array.flush()
+
+    def save_text(self, path: Path, text: str) -> None:
+        """Write a text file."""
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def save_json(self, path: Path, content: dict[str, Any]) -> None:
+        """Write a JSON file."""
+        self.save_text(path, json.dumps(content, indent=2) + "\n")
+
+    def save_metrics(self, rows: Iterable[dict[str, float]]) -> None:
+        """Write metrics.csv; a term that a row lacks is left empty."""
+        rows = list(rows)
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        with replacing(self.metrics) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """Return the rows of metrics.csv, none if there is no such file."""
+        if not self.metrics.exists():
+            return []
+        with self.metrics.open(newline="", encoding="utf-8") as file:
+            return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def _numbered(stem: str, epoch: int | None, suffix: str) -> str:
+    return f"{stem}.{suffix}" if epoch is None else f"{stem}.{epoch}.{suffix}"

@@ -1,0 +1,1 @@
+"""The molecule: template (residues, chains, atoms), graph (bonds between residues), superposition."""

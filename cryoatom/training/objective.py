@@ -1,0 +1,99 @@
+"""The objective of the paper (eq. 3): this module alone weighs and adds its terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cryoatom.imaging.likelihood import cross_and_power, gaussian_nll, profiled_nll
+from cryoatom.training.model import ConformationModel
+from cryoatom.training.regularizers import Rigidity, bond_loss, center_loss
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The images of a step, on one device."""
+
+    crops: Float[Tensor, "batch side side"]
+    kernels: Float[Tensor, "#batch twice half"]
+    rotations: Float[Tensor, "batch 3 3"]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of the terms in nats, the unit of -log p.
+
+    The paper's λ multiply regularisers beside the mean squared error over a D × D image of unit noise; in nats they
+    are λ D² / 2.
+    """
+
+    r0: float
+    r1: float
+    r2: float
+    prior: float
+
+
+class Objective(nn.Module):
+    """-log p(y | x) + λ0 R0 + λ1 R1 + λ2 R2 + ½ prior |z|², per particle.
+
+    Parameters
+    ----------
+    weights
+        λ0, λ1, λ2 and the precision of the latents' Gaussian prior.
+    rigidity
+        R2 of the template.
+    template_positions, bonded
+        Of the template, for R1.
+    likelihood
+        'gaussian' with one scale for the dataset, or 'profiled' over each image's own scale.
+    pixel_size
+        Of the crops, Å.
+    """
+
+    bond_lengths: Tensor
+    bonded: Tensor
+
+    def __init__(
+        self,
+        weights: Weights,
+        rigidity: Rigidity,
+        template_positions: Float[Tensor, "residues 3"],
+        bonded: Tensor,
+        *,
+        likelihood: Literal["gaussian", "profiled"],
+        pixel_size: float,
+    ):
+        super().__init__()
+        self.weights, self.rigidity, self.pixel_size = weights, rigidity, pixel_size
+        self.nll = {"gaussian": gaussian_nll, "profiled": profiled_nll}[likelihood]
+        lengths = (template_positions[1:] - template_positions[:-1]).norm(dim=-1)
+        self.register_buffer("bond_lengths", lengths.float(), persistent=False)
+        self.register_buffer("bonded", bonded, persistent=False)
+
+    def image_loss(
+        self, model: ConformationModel, conformations: Float[Tensor, "batch residues 3"], batch: Batch
+    ) -> Float[Tensor, " batch"]:
+        """Return -log p of each image up to ½|y|², nats."""
+        projection = model.render(conformations, batch.rotations, batch.crops.shape[-1], self.pixel_size)
+        return self.nll(*cross_and_power(projection, batch.crops, batch.kernels))
+
+    def forward(
+        self, model: ConformationModel, latents: Float[Tensor, "batch latent"], batch: Batch
+    ) -> dict[str, Float[Tensor, " batch"]]:
+        """Return the terms of each particle in nats, weighted, and their sum as 'loss'."""
+        conformations = model.decode(latents)
+        terms = {"nll": self.image_loss(model, conformations, batch)}
+        weights = self.weights
+        if weights.r0:
+            terms["r0"] = weights.r0 * center_loss(conformations)
+        if weights.r1:
+            terms["r1"] = weights.r1 * bond_loss(conformations, self.bond_lengths, self.bonded)
+        if weights.r2:
+            terms["r2"] = weights.r2 * self.rigidity(conformations)
+        if weights.prior:
+            terms["prior"] = 0.5 * weights.prior * latents.square().sum(dim=-1)
+        return terms | {"loss": torch.stack(list(terms.values())).sum(dim=0)}

@@ -1,0 +1,172 @@
+"""One epoch, one step: the state of a fit and how it moves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryoatom.imaging.matched import MatchedSet
+from cryoatom.training.latents import LatentTable
+from cryoatom.training.model import ConformationModel
+from cryoatom.training.objective import Batch, Objective
+from cryoatom.training.workers import Workers
+
+FINAL_RATE = 0.02  # of the full learning rate, reached at the end of the decay
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rates.
+
+    Parameters
+    ----------
+    epochs
+        Length of the run.
+    warmup
+        The rate rises as min(epoch / warmup, 1) (paper, supplement section 5).
+    decay
+        Fraction of the run, at its end, over which all rates fall to 2% along a cosine.
+    lr, bead_lr, z_lr
+        Full rates of the decoder, of the bead parameters, of the latents.
+    """
+
+    epochs: int
+    warmup: int
+    decay: float
+    lr: float
+    bead_lr: float
+    z_lr: float
+
+    def factor(self, epoch: float) -> float:
+        """Return the part of the full rate after `epoch` epochs (a real number)."""
+        rise = min((math.floor(epoch) + 1) / self.warmup, 1.0) if self.warmup else 1.0
+        left = (self.epochs - epoch) / (self.decay * self.epochs) if self.decay else 1.0
+        fall = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 - math.cos(math.pi * min(max(left, 0.0), 1.0)))
+        return rise * fall
+
+
+class Trainer:
+    """Model, latents, optimisers and data of a fit.
+
+    Parameters
+    ----------
+    model, objective, latents
+        What is fitted and to what end.
+    data, rotations
+        Matched crops of all images, and their R (images, 3, 3).
+    schedule, batch_size, weight_decay
+        How.
+    seed
+        Of the order of images, which depends on (seed, epoch) alone.
+    device, workers, chunk
+        Where: on a CPU a batch is split in chunks of images over worker threads; elsewhere it stays whole.
+    """
+
+    def __init__(
+        self,
+        model: ConformationModel,
+        objective: Objective,
+        latents: LatentTable,
+        data: MatchedSet,
+        rotations: np.ndarray,
+        *,
+        schedule: Schedule,
+        batch_size: int,
+        weight_decay: float,
+        seed: int,
+        device: torch.device,
+        workers: Workers,
+        chunk: int = 32,
+    ):
+        self.model, self.objective, self.latents, self.data = model.to(device), objective.to(device), latents, data
+        self.rotations = torch.from_numpy(rotations).float()
+        self.schedule, self.batch_size, self.seed = schedule, batch_size, seed
+        self.device, self.workers = device, workers
+        self.chunk = chunk if device.type == "cpu" else batch_size
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": list(model.decoder.parameters()), "rate": schedule.lr, "weight_decay": weight_decay},
+            {"params": list(model.beads.parameters()), "rate": schedule.bead_lr, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=schedule.lr)
+
+    def train_epoch(
+        self, epoch: int, rows: np.ndarray, advance: Callable[[int], None] = lambda count: None
+    ) -> dict[str, float]:
+        """Visit all `rows` once in an order given by (seed, epoch); return the mean of each term, nats."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(rows)
+        sums: dict[str, float] = {}
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            factor = self.schedule.factor(epoch + start / len(order))
+            terms, gradients = self._gradients(batch, self.parameters)
+            _check_finite(terms, batch, epoch)
+            self._step_weights([g / len(batch) for g in gradients[1:]], factor)
+            self.latents.step(torch.from_numpy(batch), gradients[0], factor * self.schedule.z_lr)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + float(value.sum(dtype=torch.float64))
+            advance(len(batch))
+        return {name: total / len(order) for name, total in sums.items()}
+
+    def fit_latents(self, rows: np.ndarray, lr: float) -> dict[str, float]:
+        """Take one latent step for each of `rows` with the decoder frozen; return the mean of each term before it."""
+        sums: dict[str, float] = {}
+        for start in range(0, len(rows), self.batch_size):
+            batch = rows[start : start + self.batch_size]
+            terms, gradients = self._gradients(batch, [])
+            self.latents.step(torch.from_numpy(batch), gradients[0], lr)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + float(value.sum(dtype=torch.float64))
+        return {name: total / max(len(rows), 1) for name, total in sums.items()}
+
+    def decode(self, rows: np.ndarray) -> Float[np.ndarray, "batch residues 3"]:
+        """Return the conformations of some images, float32, Å."""
+        with torch.no_grad():
+            return self.model.decode(self.latents.values[rows].to(self.device)).cpu().numpy()
+
+    def _gradients(self, rows: np.ndarray, parameters: list[torch.nn.Parameter]) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Return the terms of each image and the gradients of their sum: [latents, *parameters]."""
+        chunks = [rows[start : start + self.chunk] for start in range(0, len(rows), self.chunk)]
+        results = self.workers.map(lambda chunk: self._chunk_gradients(chunk, parameters), chunks)
+        terms = {name: torch.cat([r[0][name] for r in results]) for name in results[0][0]}
+        of_latents = torch.cat([r[1][0] for r in results])
+        of_weights = [torch.stack(parts).sum(dim=0) for parts in zip(*(r[1][1:] for r in results), strict=True)]
+        return terms, [of_latents, *of_weights]
+
+    def _chunk_gradients(
+        self, rows: np.ndarray, parameters: list[torch.nn.Parameter]
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        latents = self.latents.values[rows].to(self.device).requires_grad_()
+        terms = self.objective(self.model, latents, self.batch(rows))
+        gradients = torch.autograd.grad(terms["loss"].sum(), [latents, *parameters], allow_unused=True)
+        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients[1:], strict=True)]
+        return {name: value.detach().cpu() for name, value in terms.items()}, [gradients[0].cpu(), *filled]
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """Return what the likelihood needs of some images, on the device."""
+        crops, kernels = self.data.read(rows)
+        return Batch(crops.to(self.device), kernels.to(self.device), self.rotations[rows].to(self.device))
+
+    def _step_weights(self, gradients: list[Tensor], factor: float) -> None:
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        for group in self.optimizer.param_groups:
+            group["lr"] = factor * group["rate"]
+        self.optimizer.step()
+
+
+def _check_finite(terms: dict[str, Tensor], rows: np.ndarray, epoch: int) -> None:
+    if bool(torch.isfinite(terms["loss"]).all()):
+        return
+    bad = int(torch.nonzero(~torch.isfinite(terms["loss"]))[0])
+    names = [name for name, value in terms.items() if name != "loss" and not bool(torch.isfinite(value[bad]))]
+    raise ValueError(
+        f"the objective is not finite in epoch {epoch + 1} for image {int(rows[bad]) + 1} (term {', '.join(names)}); "
+        "lower --lr or look at that image"
+    )

@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cryoatom.files.rows import check_rows, read_rows
+
+
+def test_both_formats_keep_the_order(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([7, 0, 3], dtype=np.uint16))
+    (tmp_path / "a.txt").write_text("7\n0 3\n")
+    for name in ("a.npy", "a.txt"):
+        rows = read_rows(tmp_path / name)
+        assert rows.dtype == np.int64 and rows.tolist() == [7, 0, 3]
+
+
+@pytest.mark.parametrize("array", [np.zeros(3), np.zeros((3, 1), int), np.array([True]), np.array([{}])])
+def test_arrays_that_are_not_rows(tmp_path, array):
+    np.save(tmp_path / "a.npy", array, allow_pickle=True)
+    with pytest.raises(ValueError, match=r"cannot read rows from .*a\.npy"):
+        read_rows(tmp_path / "a.npy")
+
+
+def test_files_that_are_not_rows(tmp_path):
+    (tmp_path / "a.txt").write_text("1 2.5")
+    with pytest.raises(ValueError, match=r"a\.txt.*2\.5"):
+        read_rows(tmp_path / "a.txt")
+    (tmp_path / "a.pkl").write_text("")
+    with pytest.raises(ValueError, match=r"expected a \.npy or \.txt file, found '\.pkl'"):
+        read_rows(tmp_path / "a.pkl")
+    with pytest.raises(FileNotFoundError, match=r"b\.npy"):
+        read_rows(tmp_path / "b.npy")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "no rows of p.star"),
+        ([0, 5, 6], "2 selected rows are not in p.star, which has rows 0 to 4; the first is 5"),
+        ([0, -1], "the first is -1"),
+        ([3, 0, 3], "row 3 of p.star is selected more than once"),
+    ],
+)
+def test_rows_that_the_file_does_not_have(rows, message):
+    with pytest.raises(ValueError, match=message):
+        check_rows(np.array(rows, dtype=np.int64), 5, Path("p.star"))
+
+
+def test_all_rows_in_any_order():
+    check_rows(np.array([4, 0, 1, 3, 2]), 5, Path("p.star"))
