@@ -110,9 +110,8 @@ def test_settings_are_frozen():
 def test_the_paper_preset_has_the_supplements_values():
     paper = TrainConfig.merge({**REQUIRED, "preset": "paper"})
     assert (paper.decoder, paper.beads, paper.zdim, paper.batch_size, paper.lr) == ("gcn", "ca", 8, 256, 1e-3)
-    assert (paper.omega, paper.warmup) == (0.25, 20)
-    nats = 256**2 / 2  # the paper's error is a mean over pixels of unit noise, ours is -log p
-    assert (paper.r0, paper.r1, paper.r2) == pytest.approx((5e-4 * nats, 1e-2 * nats, 1e-2 * nats))
+    assert (paper.omega, paper.warmup, paper.decay, paper.z_prior) == (0.25, 20, 0.0, 0.0)
+    assert [paper.r0 / paper.r1, paper.r2 / paper.r1] == pytest.approx([0.05, 1.0])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from cryoatom.config import TrainConfig
 def train(config: TrainConfig) -> None:
     """Fit one conformation to every particle image.
 
-    PARTICLES is a RELION .star file with poses. Poses and CTF are read from it; the template must lie in the frame of the poses.
+    PARTICLES is a RELION .star file with poses; they and the CTF are read from it. The template must lie in the
+    frame of the poses.
 
     \b
     Examples:

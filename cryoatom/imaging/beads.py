@@ -125,7 +125,9 @@ def two_bead_layout(template: Template) -> BeadLayout:
     return BeadLayout(
         residue=np.concatenate([residue, residue[has_side]]),
         kind=np.concatenate([np.zeros(n, dtype=np.int64), np.ones(int(has_side.sum()), dtype=np.int64)]),
-        anchors=np.concatenate([np.stack([residue, following], axis=1), np.stack([residue, residue], axis=1)[has_side]]),
+        anchors=np.concatenate(
+            [np.stack([residue, following], axis=1), np.stack([residue, residue], axis=1)[has_side]]
+        ),
         offsets=np.concatenate([np.zeros((n, 3)), offsets[has_side]]),
         electrons=np.concatenate([backbone_electrons, side_electrons[has_side]]),
         variances=np.concatenate([np.full(n, 0.65), side_variance[has_side]]),

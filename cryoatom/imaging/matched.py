@@ -98,10 +98,14 @@ def matched_crops(
     return crop_center(centered_irfft2(crop_spectrum(spectrum, grid.box, grid.coarse_box), grid.coarse_box), grid.side)
 
 
-def kernel_spectra(transfer: Float[Tensor, "batch box half"], grid: CropGrid) -> Float[Tensor, "batch twice half_twice"]:
+def kernel_spectra(
+    transfer: Float[Tensor, "batch box half"], grid: CropGrid
+) -> Float[Tensor, "batch twice half_twice"]:
     """Return the real spectra of κ cropped to lags below the crop's side, for padded products on the crop."""
     power = crop_spectrum(transfer.square(), grid.box, grid.coarse_box)
-    kernel = centered_irfft2(power.to(torch.complex64 if power.dtype == torch.float32 else torch.complex128), grid.coarse_box)
+    kernel = centered_irfft2(
+        power.to(torch.complex64 if power.dtype == torch.float32 else torch.complex128), grid.coarse_box
+    )
     kernel = kernel * (grid.box / grid.coarse_box) ** 2
     twice = 2 * grid.side
     lags = kernel.new_zeros(len(kernel), twice, twice)

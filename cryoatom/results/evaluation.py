@@ -100,7 +100,8 @@ class EvaluationResult:
         Images in a draw.
     latent_rank_correlation, coordinate_rank_correlation : float or None
         Size of Spearman's rank correlation of the true frame's index with the first principal component of the latents
-        and of the superposed coordinates.
+        and of the superposed coordinates. A perfect order gives slightly less than 1, as images of a frame are tied:
+        with m equal frames sqrt(1 - 1/m²).
     notes : tuple of str
         What a reader of the figures must know.
     """

@@ -106,7 +106,7 @@ class _Exchange:
         self.prices += np.minimum(distances, distances[end])
         chain = [end]
         while previous[chain[-1]] >= 0:
-            chain.append(previous[chain[-1]])
+            chain.append(int(previous[chain[-1]]))
         for target, source in zip(chain, chain[1:], strict=False):
             self.frames[self.movers[source, target]] = target
         self.excess[chain[-1]] -= 1

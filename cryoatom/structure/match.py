@@ -46,11 +46,7 @@ def match_residues(first: Numbered, second: Numbered) -> tuple[np.ndarray, np.nd
     ValueError
         When fewer than three residues match.
     """
-    pairs, free = (
-        [],
-        {chain: np.flatnonzero(second.chain_ids == chain) for chain in np.unique(second.chain_ids).tolist()},
-    )
-    own = {chain: np.flatnonzero(first.chain_ids == chain) for chain in np.unique(first.chain_ids).tolist()}
+    own, free, pairs = _chains(first), _chains(second), []
     for chain in sorted(own, key=lambda name: name not in free):
         same_name = {chain: free[chain]} if chain in free else {}
         for others in (same_name, free):
@@ -63,8 +59,8 @@ def match_residues(first: Numbered, second: Numbered) -> tuple[np.ndarray, np.nd
     matched = np.concatenate(pairs) if pairs else np.empty((0, 2), dtype=np.int64)
     if len(matched) < MIN_MATCHED:
         raise ValueError(
-            f"only {len(matched)} residues of the two structures match ({describe_chains(first)}; {describe_chains(second)}); "
-            "superposing needs the same protein in both"
+            f"only {len(matched)} residues of the two structures match ({describe_chains(first)}; "
+            f"{describe_chains(second)}); superposing needs the same protein in both"
         )
     matched = matched[np.argsort(matched[:, 0])]
     return matched[:, 0], matched[:, 1]
@@ -77,6 +73,10 @@ def describe_chains(residues: Numbered) -> str:
         numbers = residues.residue_numbers[residues.chain_ids == chain]
         parts.append(f"chain {chain} {numbers.min()}-{numbers.max()}")
     return ", ".join(parts)
+
+
+def _chains(residues: Numbered) -> dict[str, np.ndarray]:
+    return {chain: np.flatnonzero(residues.chain_ids == chain) for chain in np.unique(residues.chain_ids).tolist()}
 
 
 def _equal_residues(first: Numbered, own: np.ndarray, second: Numbered, other: np.ndarray) -> np.ndarray:
@@ -93,7 +93,7 @@ def _equal_residues(first: Numbered, own: np.ndarray, second: Numbered, other: n
 
 
 def _aligned(first: Numbered, own: np.ndarray, second: Numbered, other: np.ndarray) -> np.ndarray:
-    """Return the (pairs, 2) indices of equal residues of two chains; runs of fewer than five are chance and left out."""
+    """Return the (pairs, 2) indices of equal residues of two chains, without the short runs that chance gives."""
     sequences = first.residue_names[own].tolist(), second.residue_names[other].tolist()
     cigar = gemmi.align_string_sequences(*sequences, []).cigar_str()
     runs, i, j = [[]], 0, 0

@@ -10,7 +10,6 @@ import torch
 
 from cryoatom.config import TrainConfig
 from cryoatom.decoders import DECODERS
-from cryoatom.files.star import write_star_particles
 from cryoatom.imaging.beads import BeadModel, bead_layout
 from cryoatom.imaging.matched import CropGrid, MatchedSet, build_matched_set, choose_grid
 from cryoatom.particles.stack import ImageStack
@@ -24,7 +23,7 @@ from cryoatom.training.fit import fit
 from cryoatom.training.latents import LatentTable
 from cryoatom.training.model import ConformationModel
 from cryoatom.training.objective import Objective, Weights
-from cryoatom.training.outputs import write_conformations
+from cryoatom.training.outputs import chosen_rows, write_outputs
 from cryoatom.training.regularizers import Rigidity
 from cryoatom.training.stage import Stage, silent
 from cryoatom.training.trainer import Schedule, Trainer
@@ -52,8 +51,8 @@ def read_inputs(config: TrainConfig) -> Inputs:
         With the file, what was expected and what was found.
     """
     template, report = read_template(config.template)
-    for line in report.lines():
-        _logger.info("template: %s", line)
+    for kind, names in report.dropped.items():
+        _logger.info("%s: left out %d x %s", config.template, sum(names.values()), kind)
     graph = build_graph(template) if config.graph is None else read_graph(config.graph)
     if graph.residues != len(template):
         raise ValueError(
@@ -63,6 +62,7 @@ def read_inputs(config: TrainConfig) -> Inputs:
     particles = read_particles(config.particles, datadir=config.datadir, ind=config.ind)
     if particles.poses is None:
         raise ValueError(f"{config.particles} has no orientations (rlnAngleRot, rlnAngleTilt, rlnAnglePsi)")
+    chosen_rows(config.pdb, len(particles))
     return Inputs(particles, template, graph)
 
 
@@ -72,24 +72,18 @@ def prepare_images(config: TrainConfig, inputs: Inputs, folder: RunFolder, stage
     assert particles.poses is not None
     stack = ImageStack(particles)
     sign = -1.0 if config.uninvert_data else 1.0
+    radius = config.background_radius or 0.4 * particles.box * particles.pixel_size
     key = {
         "stacks": [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in particles.stacks],
-        "slices": _digest(particles.stack_of_image, particles.slice_of_image),
+        "images": [particles.stack_of_image.tolist(), particles.slice_of_image.tolist()],
         "sign": sign,
-        "background_radius": config.background_radius,
+        "background_radius": radius,
     }
-    radius = config.background_radius or 0.45 * particles.box * particles.pixel_size
-
-    def read_normalized(rows: np.ndarray) -> torch.Tensor:
-        images = stack.read(rows)
-        mean, std = background(images, particles.pixel_size, radius)
-        return sign * (images - mean[:, None, None]) / std[:, None, None]
-
     with stage(len(particles), "Preparing images") as advance:
         return build_matched_set(
             folder.matched,
             key,
-            read_normalized,
+            lambda rows: sign * stack.read_normalized(rows, radius),
             particles.optics,
             particles.poses.shifts,
             crop_grid(config, inputs),
@@ -196,5 +190,5 @@ def train(config: TrainConfig, *, command: list[str] | None = None, stage: Stage
         trainer = build_trainer(config, inputs, data, workers)
         fit(config, trainer, folder, data.identity, stage)
         with stage(len(data), "Writing conformations") as advance:
-            write_conformations(config, folder, inputs, trainer, lambda done: advance(done, ""))
+            write_outputs(config, folder, inputs.particles, inputs.template, trainer, lambda done: advance(done, ""))
     return folder

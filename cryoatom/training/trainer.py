@@ -130,7 +130,9 @@ class Trainer:
         with torch.no_grad():
             return self.model.decode(self.latents.values[rows].to(self.device)).cpu().numpy()
 
-    def _gradients(self, rows: np.ndarray, parameters: list[torch.nn.Parameter]) -> tuple[dict[str, Tensor], list[Tensor]]:
+    def _gradients(
+        self, rows: np.ndarray, parameters: list[torch.nn.Parameter]
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Return the terms of each image and the gradients of their sum: [latents, *parameters]."""
         chunks = [rows[start : start + self.chunk] for start in range(0, len(rows), self.chunk)]
         results = self.workers.map(lambda chunk: self._chunk_gradients(chunk, parameters), chunks)

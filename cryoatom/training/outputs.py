@@ -1,0 +1,91 @@
+"""What a finished fit leaves for the user: conformations in several formats, final latents, weights, poses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from cryoatom.config import TrainConfig
+from cryoatom.files.rows import read_rows
+from cryoatom.files.star import write_star_particles
+from cryoatom.files.structure import write_atoms
+from cryoatom.files.trajectory import DcdWriter
+from cryoatom.records import Atoms, Particles
+from cryoatom.run_folder import RunFolder
+from cryoatom.structure.template import Template
+from cryoatom.training.trainer import Trainer
+
+_AT_ONCE = 1024
+
+
+def write_outputs(
+    config: TrainConfig,
+    folder: RunFolder,
+    particles: Particles,
+    template: Template,
+    trainer: Trainer,
+    progress: Callable[[int], None],
+) -> None:
+    """Write every image's conformation, in particle order, and the final latents and poses.
+
+    Raises
+    ------
+    OSError
+        When the disk is full; no file is left half-written under its name.
+    """
+    folder.save_array(folder.latents(), trainer.latents.values.numpy())
+    write_star_particles(folder.poses(), particles)
+    count = len(particles)
+    with folder.array_writer(folder.conformations, (count, len(template), 3)) as array:
+        for start in range(0, count, _AT_ONCE):
+            rows = np.arange(start, min(start + _AT_ONCE, count))
+            array[rows] = trainer.decode(rows)
+            progress(int(rows[-1]) + 1)
+    conformations = np.load(folder.conformations, mmap_mode="r")
+    calphas = alpha_atoms(template)
+    if config.dcd:
+        write_trajectory(folder, calphas, conformations)
+    write_pdb_files(folder, calphas, conformations, chosen_rows(config.pdb, count))
+
+
+def alpha_atoms(template: Template) -> Atoms:
+    """Return the template's C-alphas as atoms."""
+    return template.atoms[template.atoms.names == "CA"]
+
+
+def write_trajectory(folder: RunFolder, calphas: Atoms, conformations: np.ndarray) -> None:
+    """Write the conformations as DCD with a C-alpha topology."""
+    write_atoms(folder.topology, calphas)
+    with DcdWriter(folder.trajectory, len(calphas)) as trajectory:
+        for start in range(0, len(conformations), _AT_ONCE):
+            trajectory.write(conformations[start : start + _AT_ONCE])
+
+
+def chosen_rows(choice: str | int | Path, count: int) -> np.ndarray:
+    """Return the rows that `--pdb` names: none, all, the first N, or those in a file.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the file cannot be read or names a row that there is not.
+    """
+    if isinstance(choice, int):
+        return np.arange(min(choice, count))
+    if choice in ("none", "all"):
+        return np.arange(count if choice == "all" else 0)
+    rows = read_rows(choice)
+    if len(rows) and (rows.min() < 0 or rows.max() >= count):
+        raise ValueError(f"--pdb {choice} names row {rows.max()}, there are {count} particles (rows start at 0)")
+    return rows
+
+
+def write_pdb_files(folder: RunFolder, calphas: Atoms, conformations: np.ndarray, rows: np.ndarray) -> None:
+    """Write pdb/000001.pdb ..., numbered by particle from 1."""
+    if len(rows) == 0:
+        return
+    folder.pdb.mkdir(exist_ok=True)
+    for row in rows:
+        write_atoms(folder.pdb / f"{row + 1:06d}.pdb", replace(calphas, positions=conformations[row].astype(np.float64)))
