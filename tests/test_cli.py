@@ -157,8 +157,11 @@ def test_the_run_log_begins_with_what_was_said_before_the_folder_existed(tmp_pat
         logger.info("reading")
         (tmp_path / "run").mkdir()
         logger.info("training")
-    first, second = (tmp_path / "run" / "run.log").read_text().splitlines()
-    assert first.endswith("reading") and second.endswith("training")
+        with progress(1, "Training", console=Console(file=StringIO())) as advance:
+            advance(1, "epoch 1: fine")
+    started, *lines = (tmp_path / "run" / "run.log").read_text().splitlines()
+    assert f"cryoatom {__version__}: " in started
+    assert [line.split(": ", 1)[1] for line in lines] == ["reading", "training", "Training: epoch 1: fine"]
 
 
 def test_a_full_disk_does_not_hide_the_error(failing, tmp_path):

@@ -182,6 +182,15 @@ def test_writer_is_read_by_mrcfile(tmp_path, mode, dtype, offset, box):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_pieces_make_no_difference(tmp_path):
+    images = np.random.default_rng(0).normal(1e-6, 1, (20, 9, 9)).astype(np.float32)
+    for name, pieces in [("a", [images]), ("b", np.split(images, [1, 8, 9])), ("c", images[:, None])]:
+        with StackWriter(tmp_path / name, 9, 1.0) as stack:
+            for piece in pieces:
+                stack.write(piece)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes()
+
+
 @pytest.mark.parametrize("given_count", [0, 2, 4])
 def test_writer_counts(tmp_path, given_count):
     with pytest.raises(ValueError, match=f"expected 3 images, were given {given_count}"):

@@ -158,6 +158,26 @@ def test_optics_table_before_or_after(folder, text):
     np.testing.assert_allclose(particles.poses.rotations, old.poses.rotations)
 
 
+def test_relion_5(folder, caplog):
+    """RELION 5 leaves out blank lines, and writes lists, exponents and columns that nobody needs."""
+    particles = read(
+        folder,
+        "\n# version 50001\ndata_optics\nloop_ \n_rlnOpticsGroupName #1 \n_rlnOpticsGroup #2 \n_rlnVoltage #3 \n"
+        "_rlnSphericalAberration #4 \n_rlnAmplitudeContrast #5 \n_rlnImagePixelSize #6 \n_rlnImageSize #7 \n"
+        "_rlnImageDimensionality #8 \n_rlnCtfDataAreCtfPremultiplied #9 \n_rlnEvenZernike #10 \n_rlnMagMat01 #11 \n"
+        "opticsGroup1            1   100.000000     1.600000     0.100000     0.890000          16            2"
+        "            0 [45.4,-1.5,0] -7.04404e-04 \n \n# version 50001\ndata_particles\nloop_ \n_rlnImageName #1 \n"
+        "_rlnMicrographName #2 \n_rlnOpticsGroup #3 \n_rlnDefocusU #4 \n_rlnDefocusV #5 \n_rlnDefocusAngle #6 \n"
+        "_rlnLogLikeliContribution #7 \n"
+        "1@a.mrcs MotionCorr/job003/1.mrc            1 11949.061330 11800.493288    49.059993 8.546714e+05 \n"
+        "3@b.mrcs MotionCorr/job003/1.mrc            1 1.196350e+04 11814.936842    49.059993 8.551118e+05 \n\n",
+    )
+    assert particles.optics.voltage_kv.tolist() == [100, 100] and particles.pixel_size == 0.89
+    assert particles.optics.defocus_u.tolist() == [11949.06133, 11963.5] and particles.poses is None
+    assert particles.slice_of_image.tolist() == [0, 2] and particles.stack_of_image.tolist() == [0, 1]
+    assert [record.args[1:] for record in caplog.records] == [("rlnEvenZernike", 45.4), ("rlnMagMat01", -7.04404e-04)]
+
+
 def test_optics_without_loop(folder):
     optics = (
         "data_optics\n\n_rlnOpticsGroup 7\n_rlnVoltage 300\n_rlnSphericalAberration 2.7\n_rlnAmplitudeContrast 0.1\n"
@@ -287,6 +307,14 @@ def test_subtomograms_are_refused(folder):
         read(folder, add_column(PARTICLES, "rlnTomoName", ["t1"] * 3) + OPTICS)
     with pytest.raises(ValueError, match="other than two dimensions"):
         read(folder, OPTICS.replace("16            2", "16            3") + PARTICLES)
+
+
+def test_tilt_series_of_warp_are_refused(folder):
+    text = add_column(add_column(PARTICLES, "rlnGroupName", ["g0", "g0", "g1"]), "rlnCtfBfactor", [-13, -26, -13])
+    with pytest.raises(ValueError, match="tilt series.*rlnGroupName"):
+        read(folder, OPTICS + text)
+    text = add_column(add_column(PARTICLES, "rlnGroupName", ["g0", "g0", "g1"]), "rlnCtfBfactor", [0, 0, 0])
+    assert len(read(folder, OPTICS + text)) == 3
 
 
 @pytest.mark.parametrize("value", ["nan", "NaN", "inf", "None", "<NA>"])
@@ -447,6 +475,7 @@ def test_written_file_is_relion_s(folder):
     ]
     text = (folder / "again.star").read_text()
     assert text.count("# version 30001\n") == 2 and "rlnOriginX " not in text
+    assert "Created by" not in text  # no date: the same particles are the same bytes
 
 
 def test_nothing_is_left_half_written(folder, monkeypatch):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cryoatom import __version__
+
 _logger = logging.getLogger("cryoatom")
+run_logger = logging.getLogger("cryoatom.run")  # for run.log alone: the console shows it in another way
 _EXPECTED = (ValueError, OSError)  # raised with a text for the user: bad input, missing files, a full disk
 
 
@@ -43,6 +47,7 @@ def console_log(*, verbose: bool, debug: bool) -> Iterator[None]:
     """Send the package's messages to stderr while a command runs: warnings and errors, with `verbose` all."""
     level, handlers = _logger.level, list(_logger.handlers)
     console = logging.StreamHandler(sys.stderr)
+    console.addFilter(lambda record: record.name != run_logger.name)
     console.setFormatter(_ConsoleFormatter(debug))
     console.setLevel(logging.INFO if verbose or debug else logging.WARNING)
     _logger.addHandler(console)
@@ -65,13 +70,14 @@ class _RunLog(logging.FileHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.waiting.append(record)
-        if Path(self.baseFilename).parent.is_dir():
-            try:
-                for waiting in self.waiting:
-                    super().emit(waiting)
-            except OSError:
-                self.handleError(record)
-            self.waiting.clear()
+        if not Path(self.baseFilename).parent.is_dir():
+            return
+        try:
+            for waiting in self.waiting:
+                super().emit(waiting)
+        except OSError:
+            self.handleError(record)
+        self.waiting.clear()
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Stay silent: where the log cannot be written (a full disk), the console still gets the message."""
@@ -85,3 +91,4 @@ def add_run_log(path: Path) -> None:
     log = _RunLog(path)
     log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
     _logger.addHandler(log)
+    run_logger.info("cryoatom %s: %s", __version__, shlex.join(sys.argv))

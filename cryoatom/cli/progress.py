@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from cryoatom.cli.log import run_logger
 
 
 class Advance(Protocol):
@@ -23,7 +26,7 @@ class Advance(Protocol):
 def progress(
     total: int, title: str, *, unit: str = "images", console: Console | None = None, seconds: float = 30.0
 ) -> Iterator[Advance]:
-    """Report how far a command is.
+    """Report how far a command is; notes also go to run.log.
 
     Parameters
     ----------
@@ -43,20 +46,22 @@ def progress(
     """
     console = console or Console(stderr=True)
     if console.is_terminal:
-        with _bar(console, unit) as bar:
-            task = bar.add_task(title, total=total, note="")
-
-            def advance(done: int, note: str = "") -> None:
-                bar.update(task, completed=done, note=note or bar.tasks[0].fields["note"])
-
-            yield advance
+        display = _bar(console, total, title, unit)
     else:
-        yield PlainLines(
-            total, title, unit=unit, write=lambda line: console.print(line, soft_wrap=True), seconds=seconds
-        )
+        write = functools.partial(console.print, soft_wrap=True, markup=False, highlight=False)
+        display = nullcontext(PlainLines(total, title, unit=unit, write=write, seconds=seconds))
+    with display as show:
+
+        def advance(done: int, note: str = "") -> None:
+            if note:
+                run_logger.info("%s: %s", title, note)
+            show(done, note)
+
+        yield advance
 
 
-def _bar(console: Console, unit: str) -> Progress:
+@contextmanager
+def _bar(console: Console, total: int, title: str, unit: str) -> Iterator[Advance]:
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
@@ -65,9 +70,15 @@ def _bar(console: Console, unit: str) -> Progress:
         TimeElapsedColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     ]
-    return Progress(*columns, console=console)
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(title, total=total, note="")
+
+        def show(done: int, note: str = "") -> None:
+            bar.update(task, completed=done, note=note or bar.tasks[0].fields["note"])
+
+        yield show
 
 
 class PlainLines:
@@ -87,13 +98,15 @@ class PlainLines:
         self.write, self.seconds, self.clock = write, seconds, clock
         self.started = self.last_line = clock()
         self.last_note = ""
+        self.is_finished = False
 
     def __call__(self, done: int, note: str = "") -> None:
         """Write a line if there is something new to say."""
         now = self.clock()
-        is_news = note not in ("", self.last_note)
-        if not (is_news or done >= self.total or now - self.last_line >= self.seconds):
+        is_news = note not in ("", self.last_note) or (done >= self.total and not self.is_finished)
+        if not is_news and now - self.last_line < self.seconds:
             return
+        self.is_finished = done >= self.total
         self.last_line, self.last_note = now, note or self.last_note
         self.write(self._line(done, now - self.started, note))
 

@@ -211,21 +211,20 @@ class StackWriter:
                 f"{self.path}: image {wrong} (from 0) has a pixel that is not finite as {self._dtype.name}"
             )
         self._low, self._high = min(self._low, low), max(self._high, high)
-        self._gather_moments(stored)
+        for image in stored:
+            self._gather_moments(image.astype(np.float32, copy=False).reshape(-1))
         self._file.write(stored.data)
 
-    def _gather_moments(self, stored: np.ndarray) -> None:
-        """Merge the images' moments into the running ones (Chan, Golub and LeVeque 1983)."""
-        before, new = self._count * self._box**2, stored.size
-        pixels = stored.astype(np.float32, copy=False).reshape(len(stored), -1)
+    def _gather_moments(self, pixels: np.ndarray) -> None:
+        """Merge one image's moments into the running ones (Chan et al. 1983); how they are batched does not matter."""
+        before, new = self._count * pixels.size, pixels.size
         rough = pixels.mean()
         centered = pixels - rough
         rest = float(centered.mean())
-        mean, squares = float(rough) + rest, sum(float(image @ image) for image in centered) - new * rest**2
-        step = mean - self._mean
+        step = float(rough) + rest - self._mean
         self._mean += step * new / (before + new)
-        self._squares += squares + step**2 * before * new / (before + new)
-        self._count += len(stored)
+        self._squares += float(centered @ centered) - new * rest**2 + step**2 * before * new / (before + new)
+        self._count += 1
 
     def _header(self) -> np.ndarray:
         header = np.zeros((), HEADER_DTYPE.newbyteorder("<"))

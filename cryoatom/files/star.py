@@ -92,6 +92,13 @@ def _refuse_other_data(table: ParticleTable) -> None:
     for column in [*table.optics, *table.particles]:
         if column.startswith("rlnTomo"):
             raise ValueError(f"{table.source} is of a tilt series ({column}): cryoatom reads single particles only")
+    if "rlnGroupName" in table and "rlnCtfBfactor" in table:  # Warp and M: the B-factor grows along a series
+        groups = table.values("rlnGroupName").astype(str)
+        if len(set(zip(groups, table.numbers("rlnCtfBfactor"), strict=True))) > len(set(groups)):
+            raise ValueError(
+                f"{table.source} is of a tilt series (rlnCtfBfactor varies within a rlnGroupName): cryoatom reads "
+                "single particles only"
+            )
     if "rlnImageDimensionality" in table and (table.numbers("rlnImageDimensionality") != 2).any():
         raise ValueError(
             f"{table.source} has images of other than two dimensions: cryoatom reads single particles only"

@@ -21,7 +21,7 @@ def optimal_pairing(costs: np.ndarray, counts: np.ndarray) -> np.ndarray:
     the graph of frames: every image starts at the frame with the least cost minus price, then chains of single moves
     lead from frames with too many images to frames with too few, always the cheapest chain. Both are exact. Good
     starting prices, from a pairing of a quarter of the images, keep the number of chains small. Measured on ADK, one
-    core: 5,000 images x 102 frames 0.15 s, against 3.2 s (copies) and 23 s (linear program, HiGHS); 102,000 images 4 s.
+    core: 5,000 images x 102 frames 0.15 s, against 3.2 s (copies) and 23 s (linear program, HiGHS); 102,000 images 5 s.
 
     Parameters
     ----------
