@@ -130,9 +130,8 @@ def _explain(error: ValidationError, config: Path | None) -> str:
 class TrainConfig(Settings):
     """Settings of `cryoatom train`."""
 
-    # The paper weighs its regularisers beside a mean squared error whose image normalisation it does not give; here
-    # weights are in nats, the unit of -log p. The paper's ratios r0 : r1 : r2 = 5 : 100 : 100 are kept around an r1 of
-    # the same size as its effect here; docs/decisions.md.
+    # The paper weighs its regularisers beside a squared error whose normalisation it does not give. Here weights are in
+    # nats; the preset keeps the paper's ratios and our size of r2 (docs/decisions.md).
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {
             "beads": "ca",
@@ -141,9 +140,9 @@ class TrainConfig(Settings):
             "lr": 1e-3,
             "z_lr": 1e-3,
             "wd": 0.0,
-            "r0": 0.15,
-            "r1": 3.0,
-            "r2": 3.0,
+            "r0": 0.1,
+            "r1": 2.0,
+            "r2": 2.0,
             "omega": 0.25,
             "z_prior": 0.0,
             "warmup": 20,
@@ -166,20 +165,27 @@ class TrainConfig(Settings):
         None, "The background, for normalisation, lies farther out than this, Å [default: 0.4 of the box].", gt=0
     )
 
+    cache: Path | None = setting(
+        None, "Folder for the images in the form that training reads; several runs may share it [default: in --outdir]."
+    )
+
     decoder: Literal["gcn", "mlp"] = setting("gcn", "Network from latent to conformation.")
     beads: Literal["atoms", "two", "ca"] = setting("atoms", "How a residue scatters: its atoms, two beads, C-alpha.")
     fit_beads: bool = setting(True, "Fit bead masses and widths per residue type.")
-    min_width: float = setting(1.4, "Least width of a bead, Å; narrower ones would alias on the crop.", gt=0)
-    crop_pixel: float = setting(2.0, "Pixel of the crops that training works on, Å.", gt=0)
+    crop_pixel: float = setting(
+        1.25,
+        "Pixel of the crops that training works on, Å; beads are at least 0.95 of it wide. 2 is twice as fast.",
+        gt=0,
+    )
     diameter: float | None = setting(None, "Diameter of the crops, Å [default: the template's and --margin].", gt=0)
     margin: float = setting(12.0, "Room around the template for motion and for the tails of beads, Å.", ge=0)
     zdim: PositiveInt = setting(8, "Latent dimension.")
 
-    num_epochs: PositiveInt = setting(30, "Passes over the images, at most.", flags=("-n", "--num-epochs"))
+    num_epochs: PositiveInt = setting(20, "Passes over the images, at most.", flags=("-n", "--num-epochs"))
     batch_size: PositiveInt = setting(64, "Images in a step.", flags=("-b", "--batch-size"))
-    lr: float = setting(3e-3, "Learning rate of the network.", gt=0)
+    lr: float = setting(5e-3, "Learning rate of the network.", gt=0)
     bead_lr: float = setting(1e-2, "Learning rate of bead masses and widths.", gt=0)
-    z_lr: float = setting(0.1, "Learning rate of the latents.", gt=0)
+    z_lr: float = setting(0.3, "Learning rate of the latents.", gt=0)
     wd: float = setting(0.0, "Weight decay of the network.", ge=0)
     warmup: int = setting(3, "Epochs over which the learning rates rise.", ge=0)
     decay: float = setting(0.4, "Part of the run, at its end, over which the learning rates fall.", ge=0, le=1)
@@ -190,7 +196,7 @@ class TrainConfig(Settings):
     )
     r0: float = setting(16.0, "Weight of R0, nats/Å²: the conformation stays centred.", ge=0)
     r1: float = setting(330.0, "Weight of R1, nats/Å²: bonded C-alphas keep their distance.", ge=0)
-    r2: float = setting(3.0, "Weight of R2, nats: log-distances along the chain.", ge=0)
+    r2: float = setting(2.0, "Weight of R2, nats: log-distances along the chain.", ge=0)
     omega: float = setting(0.25, "Decay of R2 along the chain, per residue.", ge=0)
     r2_tolerance: float = setting(1e-3, "Pairs of R2 with less weight than this are left out.", ge=0, lt=1)
     z_prior: float = setting(0.0, "Precision of the latents' Gaussian prior, nats.", ge=0)

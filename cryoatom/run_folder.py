@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,14 +99,6 @@ class RunFolder:
         """Write an array as .npy."""
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.save(file, array)
-
-    @contextmanager
-    def array_writer(self, path: Path, shape: tuple[int, ...], dtype: type = np.float32) -> Iterator[np.ndarray]:
-        """Yield a memory-mapped array to fill; it becomes `path` when all is written."""
-        with replacing(path) as temporary:
-            array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
-            yield array
-            array.flush()
 
     def save_text(self, path: Path, text: str) -> None:
         """Write a text file."""

@@ -159,9 +159,10 @@ def _projector_for(specimen: Specimen, config: SimulateConfig) -> Projector:
     """Build the projector whose compact grid holds every frame in every orientation, at every shift."""
     reach = float(np.sqrt((specimen.positions.astype(np.float64) ** 2).sum(axis=-1).max())) + config.max_shift
     if 2 * reach > config.box * config.pixel_size:
+        least = np.ceil(2 * reach / config.pixel_size)
         raise ValueError(
             f"the molecule reaches {reach:.0f} Å from its centre (shifts included) and does not fit a box of "
-            f"{config.box} pixels of {config.pixel_size} Å: --box must be at least {np.ceil(2 * reach / config.pixel_size):.0f}"
+            f"{config.box} pixels of {config.pixel_size} Å: --box must be at least {least:.0f}"
         )
     return build_projector(
         specimen.atoms.elements,

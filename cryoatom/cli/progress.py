@@ -70,13 +70,14 @@ def _bar(console: Console, total: int, title: str, unit: str) -> Iterator[Advanc
         TimeElapsedColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
     ]
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(title, total=total, note="")
+        task = bar.add_task(title, total=total)
 
         def show(done: int, note: str = "") -> None:
-            bar.update(task, completed=done, note=note or bar.tasks[0].fields["note"])
+            bar.update(task, completed=done)
+            if note:
+                bar.console.print(f"  {note}", markup=False, highlight=False)
 
         yield show
 

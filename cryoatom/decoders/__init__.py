@@ -1,4 +1,4 @@
-"""Decoders: latent to displacement, `(batch, latent)` to `(batch, residues, 3)`. A new system is one file and one entry."""
+"""Decoders map `(batch, latent)` to displacements `(batch, residues, 3)`; a new system is one file and one entry."""
 
 from cryoatom.decoders.gcn import build_gcn
 from cryoatom.decoders.mlp import build_mlp

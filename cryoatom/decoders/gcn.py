@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -15,8 +16,8 @@ def normalized_adjacency(edges: Int[Tensor, "edges 2"], residues: int) -> Sparse
     from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
     both = torch.cat([edges, edges.flip(1)]).T.contiguous()
-    index, weight = gcn_norm(both, None, residues, add_self_loops=True)
-    return SparseMatrix(*index.numpy(), weight.numpy(), (residues, residues))
+    (target, source), weight = (np.asarray(part) for part in gcn_norm(both, None, residues, add_self_loops=True))
+    return SparseMatrix(target, source, weight, (residues, residues))
 
 
 class GCNLayer(nn.Module):

@@ -10,11 +10,11 @@ from torch import Tensor
 from cryoatom.fourier import frequencies
 from cryoatom.records import Optics
 
-_PLANCK_CHARGE_MASS = 12.2642598  # h / sqrt(2 m e) in Å · sqrt(V), CODATA 2018
+_PLANCK_CHARGE_MASS = 12.26425965  # h / sqrt(2 m e) in Å · sqrt(V), CODATA 2018
 _RELATIVISTIC = 0.978475600e-6  # e / (2 m c²) in 1/V
 
 
-def wavelength(voltage_kv: np.ndarray | float) -> np.ndarray:
+def wavelength(voltage_kv: np.ndarray | float) -> np.ndarray | np.floating:
     """Return the relativistic electron wavelength in Å."""
     volts = np.asarray(voltage_kv, dtype=np.float64) * 1e3
     return _PLANCK_CHARGE_MASS / np.sqrt(volts + _RELATIVISTIC * volts**2)

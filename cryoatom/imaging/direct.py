@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cryoatom.fourier import centered_irfft2, centered_rfft2, crop_center
 from cryoatom.imaging.ctf import ctf
-from cryoatom.imaging.project import render
+from cryoatom.imaging.project import render_dense
 from cryoatom.records import Optics
 
 
@@ -30,7 +30,7 @@ def simulate_images(
         Pixels added on every side before the convolution and cut off after it, so that nothing wraps round.
     """
     padded = side + 2 * padding
-    projection = render(centers, amplitudes, variances, padded, pixel_size)
+    projection = render_dense(centers, amplitudes, variances, padded, pixel_size)
     transfer = ctf(optics, padded, pixel_size).to(projection)
     return crop_center(centered_irfft2(centered_rfft2(projection) * transfer, padded), side)
 

@@ -13,7 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +24,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryoatom.files.npy import npy_writer
 from cryoatom.fourier import centered_irfft2, centered_rfft2, crop_center, crop_spectrum, frequencies
 from cryoatom.imaging.ctf import ctf_basis, ctf_coefficients, ctf_from_coefficients
 from cryoatom.records import Optics
 
-COARSE_PIXEL = 2.0  # Å: a bead of width 1.4 Å holds 9% of its amplitude at the edge of this grid's band
+WIDTH_PER_PIXEL = 0.95  # least width of a bead in coarse pixels: the gradients of both forms then agree to 0.999
 _DEFOCUS_STEP = 25.0  # Å between nodes of an interpolated kernel table
 _FORMAT = 1
+_MARKER = "matched.json"
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class CropGrid:
         return self.box * self.pixel_size / self.coarse_box
 
 
-def choose_grid(box: int, pixel_size: float, diameter: float, coarse_pixel: float = COARSE_PIXEL) -> CropGrid:
+def choose_grid(box: int, pixel_size: float, diameter: float, coarse_pixel: float) -> CropGrid:
     """Return the grid of a particle of `diameter` Å (margins for motion included).
 
     The crop side is even and a product of small primes, since its double is transformed at each step. A crop never
@@ -227,7 +231,7 @@ def build_matched_set(
     Parameters
     ----------
     folder
-        Where they are kept. Everything is written under temporary names and renamed at the end.
+        Where they are kept. Everything is written to a temporary folder beside it, renamed at the end.
     key
         What identifies the input (stacks, rows, preprocessing); optics, shifts and the grid are added to it.
     read_normalized
@@ -247,20 +251,32 @@ def build_matched_set(
         The disk is full or the folder cannot be written; nothing is left under a final name.
     """
     digest = _digest(key, optics, shifts, grid)
-    marker = folder / "matched.json"
+    marker = folder / _MARKER
     if marker.exists() and json.loads(marker.read_text()).get("digest") == digest:
         return open_matched_set(folder, grid, digest)
-    marker.unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
     nodes, index, mix = kernel_table(optics)
-    _write_kernels(folder / "kernels.npy", nodes, grid)
-    np.save(folder / "kernel_index.npy", index)
-    np.save(folder / "kernel_mix.npy", mix)
-    _write_crops(folder, read_normalized, optics, shifts, grid, batch, progress)
-    temporary = marker.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"digest": digest, "images": len(optics)}))
-    os.replace(temporary, marker)
+    with _rebuilding(folder) as temporary:
+        _write_kernels(temporary / "kernels.npy", nodes, grid)
+        np.save(temporary / "kernel_index.npy", index)
+        np.save(temporary / "kernel_mix.npy", mix)
+        _write_crops(temporary, read_normalized, optics, shifts, grid, batch, progress)
+        (temporary / _MARKER).write_text(json.dumps({"digest": digest, "images": len(optics)}))
     return open_matched_set(folder, grid, digest)
+
+
+@contextmanager
+def _rebuilding(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `folder` when all is written; an old one goes first, to make room."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    for old in (folder, temporary):
+        if old.exists():
+            shutil.rmtree(old)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def open_matched_set(folder: Path, grid: CropGrid, identity: str) -> MatchedSet:
@@ -279,13 +295,12 @@ def _digest(key: dict[str, object], optics: Optics, shifts: np.ndarray, grid: Cr
 
 def _write_kernels(path: Path, nodes: Optics, grid: CropGrid, batch: int = 32) -> None:
     shape = (len(nodes), 2 * grid.side, grid.side + 1)
-    table = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
     basis = ctf_basis(grid.box, grid.pixel_size)
     coefficients = ctf_coefficients(nodes)
-    for start in range(0, len(nodes), batch):
-        part = slice(start, start + batch)
-        table[part] = kernel_spectra(ctf_from_coefficients(coefficients[part], basis), grid).half().numpy()
-    table.flush()
+    with npy_writer(path, shape, np.float16) as write:
+        for start in range(0, len(nodes), batch):
+            transfer = ctf_from_coefficients(coefficients[start : start + batch], basis)
+            write(kernel_spectra(transfer, grid).half().numpy())
 
 
 def _write_crops(
@@ -298,21 +313,18 @@ def _write_crops(
     progress: Callable[[int, int], None],
 ) -> None:
     total = len(optics)
-    crops = np.lib.format.open_memmap(
-        folder / "crops.npy", mode="w+", dtype=np.float16, shape=(total, grid.side, grid.side)
-    )
     power = np.zeros(total)
     basis = ctf_basis(grid.box, grid.pixel_size)
     coefficients = ctf_coefficients(optics)
     is_uniform = bool((coefficients == coefficients[:1]).all())
     shared = ctf_from_coefficients(coefficients[:1], basis).float() if is_uniform else None
-    for start in range(0, total, batch):
-        rows = np.arange(start, min(start + batch, total))
-        images = read_normalized(rows)
-        transfer = shared if shared is not None else ctf_from_coefficients(coefficients[rows], basis).float()
-        moved = torch.from_numpy(np.asarray(shifts[rows], dtype=np.float32))
-        crops[rows] = matched_crops(images, transfer.expand(len(rows), -1, -1), moved, grid).half().numpy()
-        power[rows] = 0.5 * images.square().sum(dim=(-2, -1), dtype=torch.float64).numpy()
-        progress(int(rows[-1]) + 1, total)
-    crops.flush()
+    with npy_writer(folder / "crops.npy", (total, grid.side, grid.side), np.float16) as write:
+        for start in range(0, total, batch):
+            rows = np.arange(start, min(start + batch, total))
+            images = read_normalized(rows)
+            transfer = shared if shared is not None else ctf_from_coefficients(coefficients[rows], basis).float()
+            moved = torch.from_numpy(np.asarray(shifts[rows], dtype=np.float32))
+            write(matched_crops(images, transfer.expand(len(rows), -1, -1), moved, grid).half().numpy())
+            power[rows] = 0.5 * images.square().sum(dim=(-2, -1), dtype=torch.float64).numpy()
+            progress(int(rows[-1]) + 1, total)
     np.save(folder / "image_power.npy", power)

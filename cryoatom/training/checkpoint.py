@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,10 @@ def save_checkpoint(path: Path, trainer: Trainer, history: History, identity: st
         "optimizer": trainer.optimizer.state_dict(),
         "latents": trainer.latents.state_dict(),
     }
+    buffer = io.BytesIO()  # torch.save to a full disk raises a RuntimeError that does not say so
+    torch.save(state, buffer)
     with replacing(path) as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(path: Path, trainer: Trainer, identity: str) -> History:
@@ -57,7 +60,10 @@ def load_checkpoint(path: Path, trainer: Trainer, identity: str) -> History:
     except RuntimeError as error:
         first = str(error).splitlines()[0]
         raise ValueError(f"{path} holds another model than --decoder, --beads and --zdim ask for: {first}") from None
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in trainer.optimizer.param_groups]
     trainer.optimizer.load_state_dict(state["optimizer"])
+    for group, setting in zip(trainer.optimizer.param_groups, settings, strict=True):
+        group.update(setting)  # rates are this run's options, not the checkpoint's
     trainer.latents.load_state_dict(state["latents"])
     return state["history"]
 

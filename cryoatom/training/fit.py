@@ -49,6 +49,7 @@ def fit(config: TrainConfig, trainer: Trainer, folder: RunFolder, identity: str,
                 folder.save_array(folder.latents(epoch + 1), trainer.latents.values.numpy())
             advance(seen + len(training), describe(history[-1]))
     refine_latents(trainer, config.z_passes, stage)
+    save_checkpoint(folder.weights(), trainer, history, identity)
 
 
 def split_rows(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -82,11 +83,11 @@ def start_scale(trainer: Trainer, rows: np.ndarray) -> None:
             "belong to the images or the template is not in their frame"
         )
     with torch.no_grad():
-        trainer.model.beads.log_scale += float(np.log(cross / power))
+        trainer.model.beads.log_scale.add_(float(np.log(cross / power)))
 
 
 def follow_held_out(trainer: Trainer, rows: np.ndarray, epoch: int) -> dict[str, float]:
-    """Move the latents of held-out images, with the decoder frozen, as often as the others' moved; return their terms."""
+    """Move the latents of held-out images twice, with the decoder frozen; return their terms in between."""
     if len(rows) == 0:
         return {}
     rate = trainer.schedule.z_lr * trainer.schedule.factor(epoch + 0.5)

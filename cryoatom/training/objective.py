@@ -25,11 +25,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of the terms in nats, the unit of -log p.
-
-    The paper's λ multiply regularisers beside the mean squared error over a D × D image of unit noise; in nats they
-    are λ D² / 2.
-    """
+    """Weights of the terms in nats, the unit of -log p: λ0 (per Å²), λ1 (per Å²), λ2, and the latents' precision."""
 
     r0: float
     r1: float

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoatom.config import TrainConfig
+from cryoatom.files.npy import npy_writer
 from cryoatom.files.rows import read_rows
 from cryoatom.files.star import write_star_particles
 from cryoatom.files.structure import write_atoms
@@ -39,10 +40,10 @@ def write_outputs(
     folder.save_array(folder.latents(), trainer.latents.values.numpy())
     write_star_particles(folder.poses(), particles)
     count = len(particles)
-    with folder.array_writer(folder.conformations, (count, len(template), 3)) as array:
+    with npy_writer(folder.conformations, (count, len(template), 3)) as write:
         for start in range(0, count, _AT_ONCE):
             rows = np.arange(start, min(start + _AT_ONCE, count))
-            array[rows] = trainer.decode(rows)
+            write(trainer.decode(rows))
             progress(int(rows[-1]) + 1)
     conformations = np.load(folder.conformations, mmap_mode="r")
     calphas = alpha_atoms(template)
@@ -77,8 +78,9 @@ def chosen_rows(choice: str | int | Path, count: int) -> np.ndarray:
     if choice in ("none", "all"):
         return np.arange(count if choice == "all" else 0)
     rows = read_rows(choice)
-    if len(rows) and (rows.min() < 0 or rows.max() >= count):
-        raise ValueError(f"--pdb {choice} names row {rows.max()}, there are {count} particles (rows start at 0)")
+    outside = rows[(rows < 0) | (rows >= count)]
+    if len(outside):
+        raise ValueError(f"--pdb {choice} names row {outside[0]}, there are {count} particles (rows start at 0)")
     return rows
 
 
@@ -88,4 +90,6 @@ def write_pdb_files(folder: RunFolder, calphas: Atoms, conformations: np.ndarray
         return
     folder.pdb.mkdir(exist_ok=True)
     for row in rows:
-        write_atoms(folder.pdb / f"{row + 1:06d}.pdb", replace(calphas, positions=conformations[row].astype(np.float64)))
+        write_atoms(
+            folder.pdb / f"{row + 1:06d}.pdb", replace(calphas, positions=conformations[row].astype(np.float64))
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import torch
 from cryoatom.config import TrainConfig
 from cryoatom.decoders import DECODERS
 from cryoatom.imaging.beads import BeadModel, bead_layout
-from cryoatom.imaging.matched import CropGrid, MatchedSet, build_matched_set, choose_grid
+from cryoatom.imaging.matched import WIDTH_PER_PIXEL, CropGrid, MatchedSet, build_matched_set, choose_grid
 from cryoatom.particles.stack import ImageStack
 from cryoatom.particles.table import read_particles
 from cryoatom.records import Particles
@@ -81,7 +82,7 @@ def prepare_images(config: TrainConfig, inputs: Inputs, folder: RunFolder, stage
     }
     with stage(len(particles), "Preparing images") as advance:
         return build_matched_set(
-            folder.matched,
+            config.cache or folder.matched,
             key,
             lambda rows: sign * stack.read_normalized(rows, radius),
             particles.optics,
@@ -98,12 +99,13 @@ def crop_grid(config: TrainConfig, inputs: Inputs) -> CropGrid:
     return choose_grid(inputs.particles.box, inputs.particles.pixel_size, diameter, config.crop_pixel)
 
 
-def build_model(config: TrainConfig, template: Template, graph: ProteinGraph) -> ConformationModel:
-    """Assemble decoder, beads and template; equal seeds give equal weights."""
+def build_model(config: TrainConfig, template: Template, graph: ProteinGraph, pixel_size: float) -> ConformationModel:
+    """Assemble decoder, beads and template for crops of `pixel_size` Å; equal seeds give equal weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         decoder = DECODERS[config.decoder](graph, config.zdim)
-    beads = BeadModel(bead_layout(template, config.beads), template, minimum_width=config.min_width)
+    layout = bead_layout(template, config.beads)
+    beads = BeadModel(layout, template, minimum_width=WIDTH_PER_PIXEL * pixel_size)
     beads.requires_grad_(config.fit_beads)
     return ConformationModel(torch.from_numpy(template.positions), decoder, beads)
 
@@ -129,7 +131,7 @@ def build_trainer(config: TrainConfig, inputs: Inputs, data: MatchedSet, workers
         config.num_epochs, config.warmup, config.decay, lr=config.lr, bead_lr=config.bead_lr, z_lr=config.z_lr
     )
     return Trainer(
-        build_model(config, inputs.template, inputs.graph),
+        build_model(config, inputs.template, inputs.graph, data.grid.coarse_pixel),
         build_objective(config, inputs.template, data.grid.coarse_pixel),
         LatentTable(len(data), config.zdim, _LATENT_SPREAD, generator),
         data,
@@ -142,6 +144,15 @@ def build_trainer(config: TrainConfig, inputs: Inputs, data: MatchedSet, workers
         workers=workers,
         chunk=config.chunk,
     )
+
+
+def run_identity(inputs: Inputs, data: MatchedSet) -> str:
+    """Return the digest of what a checkpoint belongs to: images, crops, poses and template."""
+    assert inputs.particles.poses is not None
+    digest = hashlib.sha256(data.identity.encode())
+    for array in (inputs.particles.poses.rotations, inputs.template.positions, inputs.graph.edges):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def choose_device(name: str) -> torch.device:
@@ -188,7 +199,7 @@ def train(config: TrainConfig, *, command: list[str] | None = None, stage: Stage
     data = prepare_images(config, inputs, folder, stage)
     with Workers(available_cores(config.threads)) as workers:
         trainer = build_trainer(config, inputs, data, workers)
-        fit(config, trainer, folder, data.identity, stage)
+        fit(config, trainer, folder, run_identity(inputs, data), stage)
         with stage(len(data), "Writing conformations") as advance:
             write_outputs(config, folder, inputs.particles, inputs.template, trainer, lambda done: advance(done, ""))
     return folder

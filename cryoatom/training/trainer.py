@@ -106,7 +106,7 @@ class Trainer:
             batch = order[start : start + self.batch_size]
             factor = self.schedule.factor(epoch + start / len(order))
             terms, gradients = self._gradients(batch, self.parameters)
-            _check_finite(terms, batch, epoch)
+            _check_finite(terms, batch, f"epoch {epoch + 1}")
             self._step_weights([g / len(batch) for g in gradients[1:]], factor)
             self.latents.step(torch.from_numpy(batch), gradients[0], factor * self.schedule.z_lr)
             for name, value in terms.items():
@@ -120,6 +120,7 @@ class Trainer:
         for start in range(0, len(rows), self.batch_size):
             batch = rows[start : start + self.batch_size]
             terms, gradients = self._gradients(batch, [])
+            _check_finite(terms, batch, "the fit of the latents alone")
             self.latents.step(torch.from_numpy(batch), gradients[0], lr)
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + float(value.sum(dtype=torch.float64))
@@ -163,12 +164,12 @@ class Trainer:
         self.optimizer.step()
 
 
-def _check_finite(terms: dict[str, Tensor], rows: np.ndarray, epoch: int) -> None:
+def _check_finite(terms: dict[str, Tensor], rows: np.ndarray, where: str) -> None:
     if bool(torch.isfinite(terms["loss"]).all()):
         return
     bad = int(torch.nonzero(~torch.isfinite(terms["loss"]))[0])
     names = [name for name, value in terms.items() if name != "loss" and not bool(torch.isfinite(value[bad]))]
     raise ValueError(
-        f"the objective is not finite in epoch {epoch + 1} for image {int(rows[bad]) + 1} (term {', '.join(names)}); "
+        f"the objective is not finite in {where} for image {int(rows[bad]) + 1} (term {', '.join(names)}); "
         "lower --lr or look at that image"
     )

@@ -1,0 +1,111 @@
+"""One test for every decoder; then each against the papers' equations and sizes."""
+
+import numpy as np
+import pytest
+import torch
+from torch_geometric.nn import GCNConv
+
+from cryoatom.decoders import DECODERS
+from cryoatom.decoders.gcn import GCNLayer, normalized_adjacency
+from cryoatom.structure.graph import ProteinGraph
+
+
+def make_graph(residues: int, bonds: int, seed: int = 0) -> ProteinGraph:
+    """A chain, and hydrogen bonds between residues drawn at random; the last residue has no bond at all."""
+    chain = {(i, i + 1) for i in range(residues - 2)}
+    generator = np.random.default_rng(seed)
+    pairs = {tuple(sorted(generator.choice(residues - 1, 2, replace=False).tolist())) for _ in range(bonds)} - chain
+    edges = np.array(sorted(chain | pairs))
+    kinds = np.array([0 if tuple(e) in chain else 1 for e in edges.tolist()], dtype=np.int8)
+    return ProteinGraph(edges, kinds, np.where(kinds == 1, -1.0, np.nan), residues)
+
+
+GRAPH = make_graph(13, 9)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_every_decoder(name):
+    torch.manual_seed(0)
+    decoder = DECODERS[name](GRAPH, 5)
+    z = torch.randn(4, 5, requires_grad=True)
+    untrained = decoder(z)
+    assert untrained.shape == (4, 13, 3) and untrained.dtype == torch.float32
+    assert (untrained == 0).all()  # it returns the template
+
+    optimizer = torch.optim.SGD(decoder.parameters(), lr=0.1)
+    target = torch.randn(4, 13, 3)
+    (decoder(z) - target).square().mean().backward()
+    optimizer.step()  # moves the last layer alone: behind it all gradients are zero
+    trained = decoder(z)
+    assert trained.abs().max() > 0
+    (of_latents,) = torch.autograd.grad((trained - target).square().mean(), z, retain_graph=True)
+    assert (of_latents.abs().sum(dim=1) > 0).all()
+    of_weights = torch.autograd.grad((trained - target).square().mean(), list(decoder.parameters()))
+    assert all(g.abs().sum() > 0 for g in of_weights)  # nothing is dead
+
+    torch.testing.assert_close(decoder(z[[2, 0]]), trained[[2, 0]])  # each image on its own
+    assert decoder(z[:0]).shape == (0, 13, 3)
+    torch.manual_seed(0)
+    again = DECODERS[name](GRAPH, 5)
+    assert sorted(again.state_dict()) == sorted(decoder.state_dict())
+    again.load_state_dict(decoder.state_dict())
+    torch.testing.assert_close(again(z), trained, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_gradcheck(name):
+    torch.manual_seed(0)
+    decoder = DECODERS[name](GRAPH, 3).double()
+    torch.nn.init.normal_(decoder.readout.weight)
+    assert torch.autograd.gradcheck(decoder, torch.randn(2, 3, dtype=torch.float64, requires_grad=True))
+
+
+@pytest.mark.parametrize(("name", "weights"), [("gcn", 35_219), ("mlp", 29_922)])
+def test_weights_for_adk_are_those_of_the_paper(name, weights):
+    """Supplement, table 1: 35k and 30k for 214 residues and 8 latents."""
+    decoder = DECODERS[name](make_graph(214, 150), 8)
+    assert sum(p.numel() for p in decoder.parameters()) == weights
+
+
+def test_adjacency_is_that_of_equation_2():
+    neighbours = [{i} for i in range(13)]
+    for i, j in GRAPH.edges.tolist():
+        neighbours[i].add(j)
+        neighbours[j].add(i)
+    expected = torch.zeros(13, 13)
+    for i in range(13):
+        for j in neighbours[i]:
+            expected[i, j] = (len(neighbours[i]) * len(neighbours[j])) ** -0.5
+    found = normalized_adjacency(torch.from_numpy(GRAPH.edges), 13)
+    torch.testing.assert_close(found(torch.eye(13)), expected)
+    assert expected[12, 12] == 1  # a residue without bonds keeps its own features
+
+
+def test_a_layer_is_a_skip_connection_around_kipf_and_welling():
+    torch.manual_seed(0)
+    edges = torch.from_numpy(GRAPH.edges)
+    layer, conv = GCNLayer(6), GCNConv(6, 6)
+    conv.load_state_dict({"lin.weight": layer.linear.weight, "bias": layer.linear.bias})
+    x = torch.randn(3, 13, 6, requires_grad=True)
+    slow = torch.stack([image + torch.relu(conv(image, torch.cat([edges, edges.flip(1)]).T)) for image in x])
+    fast = layer(normalized_adjacency(edges, 13), x.transpose(0, 1)).transpose(0, 1)
+    torch.testing.assert_close(fast, slow)
+    weight = torch.randn_like(fast)
+    found = torch.autograd.grad((fast * weight).sum(), [x, layer.linear.weight, layer.linear.bias])
+    expected = torch.autograd.grad((slow * weight).sum(), [x, conv.lin.weight, conv.bias])
+    torch.testing.assert_close(found, expected)
+
+
+def test_bonds_tell_neighbours_about_each_other():
+    """Without edges the residues' features never mix; along bonds 16 layers reach 16 residues far."""
+    torch.manual_seed(0)
+    chain = make_graph(40, 0)
+    decoder = DECODERS["gcn"](chain, 2)
+    torch.nn.init.normal_(decoder.readout.weight)
+    before = decoder(torch.ones(1, 2))
+    with torch.no_grad():
+        decoder.embed_weight[20] += 1.0
+    changed = (decoder(torch.ones(1, 2)) - before).abs().amax(dim=(0, 2)) > 0
+    assert changed[20]
+    reached = torch.nonzero(changed)[:, 0]
+    assert len(reached) > 10 and (reached - 20).abs().max() <= 16
