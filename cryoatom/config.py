@@ -174,7 +174,7 @@ class TrainConfig(Settings):
     fit_beads: bool = setting(True, "Fit bead masses and widths per residue type.")
     crop_pixel: float = setting(
         1.25,
-        "Pixel of the crops that training works on, Å; beads are at least 0.95 of it wide. 2 is twice as fast.",
+        "Pixel of the crops that training works on, Å; beads are at least 0.98 of it wide. 2 is twice as fast.",
         gt=0,
     )
     diameter: float | None = setting(None, "Diameter of the crops, Å [default: the template's and --margin].", gt=0)

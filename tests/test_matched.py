@@ -2,6 +2,8 @@
 
 import errno
 import json
+import resource
+import signal
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -13,12 +15,13 @@ from molecules import data_folder
 from reference import kernel_loop
 from torch import Tensor
 
+from cryoatom.config import TrainConfig
 from cryoatom.fourier import centered_irfft2, frequencies
 from cryoatom.geometry import random_rotations
 from cryoatom.imaging.beads import BeadModel, bead_layout
 from cryoatom.imaging.ctf import ctf
-from cryoatom.imaging.direct import simulate_images
-from cryoatom.imaging.likelihood import cross_and_power, gaussian_nll
+from cryoatom.imaging.direct import direct_nll, simulate_images
+from cryoatom.imaging.likelihood import cross_and_power, gaussian_nll, quadratic_form
 from cryoatom.imaging.matched import (
     WIDTH_PER_PIXEL,
     CropGrid,
@@ -29,7 +32,7 @@ from cryoatom.imaging.matched import (
     kernel_table,
     matched_crops,
 )
-from cryoatom.imaging.project import render
+from cryoatom.imaging.project import render, render_dense
 from cryoatom.records import Optics
 from cryoatom.structure.template import Template, center_template, read_template
 
@@ -82,13 +85,13 @@ class Scene:
     def matched(self, conformations: Tensor, crops: Tensor, kernels: Tensor) -> Tensor:
         centers = self.beads.project(conformations, self.rotations)
         beads = (centers, self.beads.amplitudes().detach(), self.beads.variances().detach())
-        return gaussian_nll(
-            *cross_and_power(render(*beads, self.grid.side, self.grid.coarse_pixel), crops, kernels)
-        )
+        return gaussian_nll(*cross_and_power(render(*beads, self.grid.side, self.grid.coarse_pixel), crops, kernels))
 
 
 @cache
-def make_scene(box: int, pixel_size: float, coarse_pixel: float, count: int = 12, margin: float = 12.0) -> Scene:
+def make_scene(
+    box: int, pixel_size: float, coarse_pixel: float, *, count: int = 12, margin: float = 12.0, is_noisy: bool = True
+) -> Scene:
     generator = np.random.default_rng(box)
     reach = np.linalg.norm(adk().positions, axis=1).max()
     grid = choose_grid(box, pixel_size, 2 * (reach + margin), coarse_pixel)
@@ -102,7 +105,7 @@ def make_scene(box: int, pixel_size: float, coarse_pixel: float, count: int = 12
     with torch.no_grad():
         images = scene.predict(torch.from_numpy(true).float())
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(box))
-    return replace(scene, images=images + noise)
+    return replace(scene, images=images + noise if is_noisy else images)
 
 
 def build(folder: Path, scene: Scene, **changes: object) -> MatchedSet:
@@ -111,11 +114,10 @@ def build(folder: Path, scene: Scene, **changes: object) -> MatchedSet:
     return build_matched_set(folder, **(arguments | changes))
 
 
-# --- the matched form is the direct one ---------------------------------------------------------------------------
-
+# The images' noise beyond the crops' band, where narrow beads still hold a little, is all that is lost.
 BOXES = [
+    pytest.param(256, 1.0, 1.25, id="256-default"),  # 205 pixels would be odd: 204 of 1.2549 Å
     pytest.param(256, 1.0, 2.0, id="256"),
-    pytest.param(256, 1.0, 1.25, id="256-fine"),  # 205 pixels would be odd: 204 of 1.2549 Å
     pytest.param(200, 1.3, 2.0, id="200"),
     pytest.param(190, 1.37, 2.0, id="190"),  # 130 pixels of 2.0023 Å
     pytest.param(161, 1.37, 2.0, id="161"),  # odd; 110 pixels of 2.0052 Å
@@ -123,15 +125,299 @@ BOXES = [
 
 
 @pytest.mark.parametrize(("box", "pixel_size", "coarse_pixel"), BOXES)
-def test_value_and_gradient_are_those_of_the_direct_model(tmp_path, box, pixel_size, coarse_pixel):
-    scene = make_scene(box, pixel_size, coarse_pixel)
+@pytest.mark.parametrize("is_noisy", [True, False])
+def test_value_and_gradient_are_those_of_the_direct_model(tmp_path, box, pixel_size, coarse_pixel, is_noisy):
+    scene = make_scene(box, pixel_size, coarse_pixel, is_noisy=is_noisy)
     crops, kernels = build(tmp_path / "set", scene).read(np.arange(12))  # as stored, in half precision
     x = torch.from_numpy(adk().positions).float().repeat(12, 1, 1).requires_grad_()
     direct, power = scene.direct(x)
     matched = scene.matched(x, crops, kernels).double()
-    error = (matched - direct).abs() / torch.maximum(direct.abs(), power)
+    error = ((matched - direct).abs() / torch.maximum(direct.abs(), power)).detach()
     expected, found = (torch.autograd.grad(value.sum(), x)[0].flatten(1) for value in (direct, matched))
-    cosine = torch.nn.functional.cosine_similarity(found, expected)
-    print(scene.grid, power.mean(), error, cosine, (found-expected).norm(dim=1)/expected.norm(dim=1))
-    assert error.max() <= 1e-3
-    assert cosine.min() >= 0.999
+    assert error.square().mean().sqrt() <= (1e-3 if is_noisy else 1e-4)
+    assert error.max() <= (2e-3 if is_noisy else 2e-4)
+    assert torch.nn.functional.cosine_similarity(found, expected).min() >= (0.999 if is_noisy else 0.9999)
+
+
+@pytest.mark.parametrize("box", [96, 97])
+def test_on_the_images_own_grid_it_is_the_direct_model_exactly(box):
+    """Nothing is lost then, however narrow the beads, where the particle keeps clear of the crop's edge.
+
+    Without astigmatism: of an even box's Nyquist frequencies, where narrow beads hold much, one sign stands for both.
+    """
+    scene = make_scene(box, 2.0, 2.0, count=3, margin=20.0)
+    grid = CropGrid(box, 2.0, box, 48)
+    optics = make_optics([5e3, 1e4, 2e4], [5e3, 1e4, 2e4])
+    scene = replace(scene, rotations=scene.rotations.double(), images=scene.images.double(), optics=optics)
+    beads_model = BeadModel(bead_layout(adk(), "atoms"), adk(), 1.0).double()
+    x = torch.from_numpy(adk().positions).repeat(3, 1, 1).requires_grad_()
+    transfer = ctf(scene.optics, box, 2.0)
+    crops = matched_crops(scene.images, transfer, torch.zeros(3, 2, dtype=torch.float64), grid)
+    centers = beads_model.project(x, scene.rotations)
+    beads = (centers, beads_model.amplitudes(), beads_model.variances())
+    projection = render_dense(*beads, grid.side, 2.0)
+    cross, power = cross_and_power(projection, crops, kernel_spectra(transfer, grid))
+    prediction = simulate_images(*beads, scene.optics, box, 2.0)
+    torch.testing.assert_close(cross, (scene.images * prediction).sum(dim=(1, 2)), rtol=1e-6, atol=0)
+    torch.testing.assert_close(power, prediction.square().sum(dim=(1, 2)), rtol=1e-6, atol=0)
+    parameters = [x, *beads_model.parameters()]
+    found, expected = (
+        torch.autograd.grad(value, parameters, retain_graph=True)
+        for value in (gaussian_nll(cross, power).sum(), direct_nll(scene.images, prediction).sum())
+    )
+    for fast, slow in zip(found, expected, strict=True):
+        assert (fast - slow).norm() <= 1e-6 * slow.norm()
+
+
+@pytest.mark.parametrize("box", [64, 65])
+def test_a_shifted_particle_is_moved_back_to_the_centre(box):
+    """A bead at the centre, imaged at +t, has its crop's peak at the centre again."""
+    grid = CropGrid(box, 1.5, 2 * (box // 4), 20)
+    optics = make_optics([1e4, 1e4], [1.1e4, 1.1e4])
+    transfer = ctf(optics, box, 1.5)
+    shifts = torch.tensor([[0.0, 0.0], [7.3, -11.9]], dtype=torch.float64)
+    one = torch.ones(1, dtype=torch.float64)
+    images = simulate_images(shifts[:, None], 50 * one, 16 * one, optics, box, 1.5)
+    crops = matched_crops(images, transfer, shifts, grid)
+    torch.testing.assert_close(crops[1], crops[0], atol=1e-5, rtol=0)
+    assert crops[0].flatten().argmax() == 10 * 20 + 10
+    moved = matched_crops(
+        images, transfer, torch.tensor([[0.0, 0.0], [7.3 - 3 * grid.coarse_pixel, -11.9]]).double(), grid
+    )
+    torch.testing.assert_close(moved[1, 1:, 4:], crops[0, 1:, 1:-3], atol=1e-5, rtol=0)  # less of it: farther in x
+
+
+# --- kernels --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("box", "coarse_box", "side"), [(16, 16, 6), (16, 12, 6), (17, 12, 5), (12, 8, 8)])
+def test_kernels_are_the_fourier_sums_at_every_lag(box, coarse_box, side):
+    grid, k = CropGrid(box, 2.0, coarse_box, side), np.fft.fftfreq(box, 2.0)
+    power = np.random.default_rng(0).uniform(size=(box, box))
+    power += np.roll(power[::-1, ::-1], (1, 1), axis=(0, 1))  # even, and nothing at or beyond the coarse Nyquist
+    inside = np.abs(k) < 0.5 / grid.coarse_pixel - 1e-9
+    power *= inside[:, None] & inside
+    spectra = kernel_spectra(torch.from_numpy(np.sqrt(power[None, :, : box // 2 + 1])), grid)
+    lags = centered_irfft2(spectra.to(torch.complex128), 2 * side)[0]
+    reach = min(side, (coarse_box + 1) // 2)  # a lag beyond half the box is another's, wrapped round
+    lost = torch.ones_like(lags)
+    lost[side - reach : side + reach + 1, side - reach : side + reach + 1] = 0
+    assert (lags * lost).abs().max() < 1e-12
+    for y in range(-reach + 1, reach):
+        for x in range(-reach + 1, reach):
+            expected = kernel_loop(power, 2.0, (x * grid.coarse_pixel, y * grid.coarse_pixel))
+            assert lags[side + y, side + x].item() == pytest.approx(expected * (box / coarse_box) ** 4, abs=1e-9)
+
+
+def defocus_of(nodes: Optics, index: np.ndarray, mix: np.ndarray) -> np.ndarray:
+    upper = np.minimum(index + 1, len(nodes) - 1)
+    return (1 - mix) * nodes.defocus_u[index] + mix * nodes.defocus_u[upper]
+
+
+def test_images_of_one_optics_share_a_kernel():
+    nodes, index, mix = kernel_table(make_optics(np.full(50, 2e4), np.full(50, 2e4)))
+    assert len(nodes) == 1 and (index == 0).all() and (mix == 0).all()
+
+
+def test_few_defoci_are_computed_as_they_are():
+    defocus = np.random.default_rng(0).choice([5e3, 12345.6, 3e4], 40)
+    nodes, index, mix = kernel_table(make_optics(defocus, defocus, np.linspace(0, 3, 40)))  # round: no direction
+    assert len(nodes) == 3 and (mix == 0).all()
+    np.testing.assert_array_equal(nodes.defocus_u[index], defocus)
+
+
+def test_many_defoci_share_nodes_between_which_they_are_interpolated():
+    generator = np.random.default_rng(0)
+    defocus = generator.uniform(1e4, 1.2e4, 300)
+    group = generator.integers(2, size=300)
+    optics = replace(make_optics(defocus, defocus), voltage_kv=np.array([200.0, 300.0])[group])
+    nodes, index, mix = kernel_table(optics)
+    assert len(nodes) < 2 * (2000 / 25 + 3)
+    np.testing.assert_allclose(defocus_of(nodes, index, mix), defocus, atol=1e-3)
+    assert ((mix >= 0) & (mix < 1)).all()
+    upper = np.minimum(index + (mix > 0), len(nodes) - 1)
+    for end in (index, upper):  # both ends are of the image's own optics group, at most a step away
+        np.testing.assert_array_equal(nodes.voltage_kv[end], optics.voltage_kv)
+        assert np.abs(nodes.defocus_u[end] - defocus).max() <= 25
+
+
+def test_astigmatic_images_have_kernels_of_their_own():
+    generator = np.random.default_rng(0)
+    u = generator.uniform(1e4, 1.1e4, 200)
+    v = np.where(np.arange(200) < 150, u, u - generator.uniform(1, 500, 200))  # 150 without astigmatism
+    optics = make_optics(u, v, generator.uniform(0, np.pi, 200))
+    nodes, index, mix = kernel_table(optics)
+    np.testing.assert_array_equal(nodes.as_array()[index[150:]], optics.as_array()[150:])
+    assert (mix[150:] == 0).all() and (mix[:150] > 0).any()
+    np.testing.assert_allclose(defocus_of(nodes, index, mix), optics.defocus_u, atol=1e-3)
+    assert len(nodes) <= 50 + 1000 / 25 + 3
+
+
+@pytest.mark.parametrize("mean", [5e3, 3e4])
+def test_interpolated_kernels_are_accurate(tmp_path, mean):
+    """κ of a defocus half way between two nodes: within 0.5% of |C|² at 4 Å, and 1e-3 of <v, κ*v>."""
+    defocus = mean + np.append(12.5, np.linspace(1, 99, 30))
+    scene = make_scene(128, 2.0, 2.0, count=1)
+    optics = make_optics(defocus, defocus)
+    nodes, index, mix = kernel_table(optics)
+    assert len(nodes) < 31 and mix[0] == pytest.approx(0.5)
+    exact, below, above = (ctf(part, 128, 2.0)[0].square() for part in (optics, nodes[index[:1]], nodes[index[:1] + 1]))
+    kx, ky = frequencies(128, 2.0)
+    assert (0.5 * (below + above) - exact)[kx**2 + ky**2 <= 1 / 4**2].abs().max() < 5e-3
+    images = torch.zeros(31, 128, 128)
+    stored = build(
+        tmp_path / "set", scene, optics=optics, shifts=np.zeros((31, 2)), read_normalized=lambda r: images[r]
+    )
+    _, kernels = stored.read(np.arange(31))
+    with torch.no_grad():
+        centers = scene.beads.project(torch.from_numpy(adk().positions)[None].float(), scene.rotations)
+        v = render_dense(centers, scene.beads.amplitudes(), scene.beads.variances(), scene.grid.side, 2.0)
+    found = quadratic_form(v.expand(31, -1, -1), kernels)
+    expected = quadratic_form(v.expand(31, -1, -1), kernel_spectra(ctf(optics, 128, 2.0), scene.grid).float())
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=0)
+
+
+# --- grids ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("box", [64, 65, 100, 127, 250, 256, 511])
+@pytest.mark.parametrize("pixel_size", [0.7, 1.0, 1.37, 3.1])
+@pytest.mark.parametrize("coarse_pixel", [1.25, 2.0])
+def test_a_grid_holds_the_particle_and_is_never_finer_than_the_image(box, pixel_size, coarse_pixel):
+    for diameter in (30.0, 75.0, 5000.0):
+        grid = choose_grid(box, pixel_size, diameter, coarse_pixel)
+        assert grid.coarse_box <= box and grid.side <= grid.coarse_box
+        assert grid.coarse_pixel * grid.coarse_box == pytest.approx(box * pixel_size)
+        assert grid.side * grid.coarse_pixel >= min(diameter, box * pixel_size) - 1e-6
+        if pixel_size < coarse_pixel:
+            assert abs(grid.coarse_pixel / coarse_pixel - 1) <= 1.0001 / grid.coarse_box
+            assert grid.coarse_box % 2 == grid.side % 2 == 0
+        if grid.side < grid.coarse_box:
+            assert 2**12 * 3**8 * 5**5 % grid.side == 0  # a product of small primes
+
+
+# --- the cache ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_read_is_what_was_computed(tmp_path):
+    scene, seen = make_scene(64, 2.0, 2.0, count=12), []
+    stored = build(tmp_path / "set", scene, progress=lambda done, total: seen.append((done, total)))
+    transfer = ctf(scene.optics, 64, 2.0).float()
+    expected = matched_crops(scene.images, transfer, torch.from_numpy(scene.shifts).float(), scene.grid)
+    rows = np.array([7, 0, 11])
+    crops, kernels = stored.read(rows)
+    assert crops.dtype == kernels.dtype == torch.float32 and len(stored) == 12
+    torch.testing.assert_close(crops, expected[rows], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        kernels, kernel_spectra(transfer.double(), scene.grid)[rows].float(), rtol=1e-3, atol=1e-3
+    )
+    np.testing.assert_allclose(stored.image_power, 0.5 * scene.images.square().sum(dim=(1, 2)), rtol=1e-5)
+    assert seen == [(5, 12), (10, 12), (12, 12)]
+
+
+def test_one_optics_for_all_is_stored_and_read_once(tmp_path):
+    scene = replace(make_scene(64, 2.0, 2.0), optics=make_optics(np.full(12, 2e4), np.full(12, 2e4)))
+    crops, kernels = build(tmp_path / "set", scene).read(np.array([3, 5]))
+    assert len(crops) == 2 and len(kernels) == 1
+
+
+def refuse(rows: np.ndarray) -> Tensor:
+    raise AssertionError("the images were read again")
+
+
+def test_a_second_call_reads_no_image(tmp_path):
+    scene = make_scene(64, 2.0, 2.0)
+    first = build(tmp_path / "set", scene, key={"stacks": ["a"]})
+    again = build(tmp_path / "set", scene, key={"stacks": ["a"]}, read_normalized=refuse)
+    assert again.identity == first.identity
+    np.testing.assert_array_equal(again.crops, first.crops)
+    assert isinstance(again.crops, np.memmap)  # a data set larger than the memory is no problem
+
+
+@pytest.mark.parametrize("changed", ["key", "shifts", "optics", "grid"])
+def test_any_other_input_is_computed_anew(tmp_path, changed):
+    scene = make_scene(64, 2.0, 2.0)
+    first = build(tmp_path / "set", scene)
+    others = {
+        "key": {"sign": -1.0},
+        "shifts": scene.shifts + 1e-3,
+        "optics": replace(scene.optics, cs_mm=scene.optics.cs_mm + 0.1),
+        "grid": replace(scene.grid, side=24),
+    }
+    other = {changed: others[changed]}
+    with pytest.raises(AssertionError, match="read again"):
+        build(tmp_path / "set", scene, **other, read_normalized=refuse)
+    second = build(tmp_path / "set", scene, **other)
+    assert second.identity != first.identity
+    assert build(tmp_path / "set", scene, **other, read_normalized=refuse).identity == second.identity
+
+
+def test_sets_of_several_inputs_live_side_by_side(tmp_path):
+    scene = make_scene(64, 2.0, 2.0)
+    sets = [build(tmp_path, scene, key={"sign": sign}) for sign in (1, -1)]
+    for sign, first in zip((1, -1), sets, strict=True):
+        assert build(tmp_path, scene, key={"sign": sign}, read_normalized=refuse).identity == first.identity
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), ValueError("NaN"), KeyboardInterrupt()]
+)
+def test_a_failure_leaves_nothing_and_the_next_call_starts_afresh(tmp_path, error):
+    scene, folder = make_scene(64, 2.0, 2.0), tmp_path / "cache"
+    build(folder, scene, key={"other": 1})
+    before = sorted(folder.rglob("*"))
+
+    def read(rows: np.ndarray) -> Tensor:
+        if rows[0] > 0:
+            raise error
+        return scene.images[rows]
+
+    with pytest.raises(type(error)):
+        build(folder, scene, read_normalized=read)
+    assert sorted(folder.rglob("*")) == before
+    assert len(build(folder, scene, key={"other": 1}, read_normalized=refuse)) == 12
+    assert len(build(folder, scene)) == 12
+
+
+def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path):
+    """Writing through a memory map would kill the process instead (SIGBUS)."""
+    scene, limit = make_scene(64, 2.0, 2.0), resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limit[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            build(tmp_path, scene)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_run_left_is_not_taken_for_a_set(tmp_path):
+    scene = make_scene(64, 2.0, 2.0)
+    build(tmp_path, scene)
+    (marker,) = tmp_path.glob("*/matched.json")
+    digest = json.loads(marker.read_text())["digest"]
+    marker.unlink()  # the folder of the set, without its last file
+    with pytest.raises(AssertionError, match="read again"):
+        build(tmp_path, scene, read_normalized=refuse)
+    assert build(tmp_path, scene).identity == digest
+    assert [path for path in tmp_path.iterdir()] == [marker.parent]
+
+
+@pytest.mark.parametrize(("is_astigmatic", "times"), [(False, 15), (True, 11)])
+def test_storage_is_far_smaller_than_the_images(tmp_path, is_astigmatic, times):
+    """ADK's images of 256 x 256, float32, on the default grid; an astigmatic image keeps a kernel of its own."""
+    count, pixel = 24, TrainConfig.model_fields["crop_pixel"].default
+    scene = make_scene(256, 1.0, pixel, count=1)
+    optics = spread_optics(count) if is_astigmatic else make_optics(np.full(count, 2e4), np.full(count, 2e4))
+    stored = build(
+        tmp_path / "set",
+        scene,
+        optics=optics,
+        shifts=np.zeros((count, 2)),
+        read_normalized=lambda rows: scene.images.expand(len(rows), -1, -1),
+    )
+    assert stored.crops.dtype == stored.kernels.dtype == np.float16
+    size = sum(path.stat().st_size for path in (tmp_path / "set").rglob("*.*"))
+    assert size / count <= 256 * 256 * 4 / times

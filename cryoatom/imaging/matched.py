@@ -29,7 +29,7 @@ from cryoatom.fourier import centered_irfft2, centered_rfft2, crop_center, crop_
 from cryoatom.imaging.ctf import ctf_basis, ctf_coefficients, ctf_from_coefficients
 from cryoatom.records import Optics
 
-WIDTH_PER_PIXEL = 0.95  # least width of a bead in coarse pixels: the gradients of both forms then agree to 0.999
+WIDTH_PER_PIXEL = 0.98  # least width of a bead in coarse pixels: the gradients of both forms then agree to 0.999
 _DEFOCUS_STEP = 25.0  # Å between nodes of an interpolated kernel table
 _FORMAT = 1
 _MARKER = "matched.json"
@@ -231,7 +231,8 @@ def build_matched_set(
     Parameters
     ----------
     folder
-        Where they are kept. Everything is written to a temporary folder beside it, renamed at the end.
+        Where statistics are kept, those of each input in a folder of their own, named by the input's digest and
+        renamed from a temporary name when all of it is written. Several runs may share it.
     key
         What identifies the input (stacks, rows, preprocessing); optics, shifts and the grid are added to it.
     read_normalized
@@ -251,6 +252,7 @@ def build_matched_set(
         The disk is full or the folder cannot be written; nothing is left under a final name.
     """
     digest = _digest(key, optics, shifts, grid)
+    folder = folder / digest[:16]
     marker = folder / _MARKER
     if marker.exists() and json.loads(marker.read_text()).get("digest") == digest:
         return open_matched_set(folder, grid, digest)
@@ -266,7 +268,7 @@ def build_matched_set(
 
 @contextmanager
 def _rebuilding(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes `folder` when all is written; an old one goes first, to make room."""
+    """Yield an empty folder that becomes `folder` when all is written; what a killed run left of it goes first."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     for old in (folder, temporary):
         if old.exists():
