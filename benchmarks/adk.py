@@ -42,17 +42,17 @@ def main() -> None:
     parser.add_argument("--no-solvent", action="store_true")
     arguments = parser.parse_args()
     data = prepare(arguments)
-    print(
-        "| system | seed | mean RMSD (Å) | median | bias | scatter | EMD-RMSD | training (s) |\n|---|---|---|---|---|---|---|---|"
-    )
+    print("| system | seed | mean RMSD (Å) | median | bias | scatter | EMD-RMSD | training (s) |")
+    print("|---" * 8 + "|")
     for system in arguments.systems:
         rows = [run(arguments, data, system, seed) for seed in range(arguments.seeds)]
         for seed, row in enumerate(rows):
             print(f"| {system} | {seed} | " + " | ".join(f"{value:.3f}" for value in row[:-1]) + f" | {row[-1]:.0f} |")
         means = [statistics.mean(column) for column in zip(*rows, strict=True)]
         spread = statistics.stdev([row[0] for row in rows]) if len(rows) > 1 else float("nan")
-        print(f"| **{system}** | mean | **{means[0]:.3f} ± {spread:.3f}** | " + " | ".join(f"{v:.3f}" for v in means[1:-1])
-              + f" | {means[-1]:.0f} |", flush=True)  # fmt: skip
+        first, *rest, seconds = means
+        middle = " | ".join(f"{value:.3f}" for value in rest)
+        print(f"| **{system}** | mean | **{first:.3f} ± {spread:.3f}** | {middle} | {seconds:.0f} |", flush=True)
 
 
 def prepare(arguments: argparse.Namespace) -> Path:

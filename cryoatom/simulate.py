@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +29,7 @@ from cryoatom.scattering import (
 from cryoatom.simulate_config import SimulateConfig
 from cryoatom.structure.specimen import Specimen
 from cryoatom.threads import available_cores
+from cryoatom.workers import Workers
 
 STAR, STACK = "particles.star", "particles.mrcs"
 TAIL = 8.0  # Å around the outermost atom: its Gaussians end after 5 Å, the rest is for the ringing of the band limit
@@ -84,8 +83,11 @@ def simulate(specimen: Specimen, config: SimulateConfig, on_images: Callable[[in
     particles.source.unlink(missing_ok=True)  # never beside images that it does not describe
     batches = [np.arange(start, min(start + at_once, len(exposures))) for start in range(0, len(exposures), at_once)]
     mode = 12 if config.float16 else 2
-    with StackWriter(particles.stacks[0], config.box, config.pixel_size, len(exposures), mode) as stack:
-        for index, images in zip(batches, _in_order(render, batches, available_cores(config.threads)), strict=True):
+    with (
+        Workers(available_cores(config.threads)) as workers,
+        StackWriter(particles.stacks[0], config.box, config.pixel_size, len(exposures), mode) as stack,
+    ):
+        for index, images in zip(batches, workers.stream(render, batches), strict=True):
             stack.write(images)
             if on_images is not None:
                 on_images(int(index[-1]) + 1)
@@ -189,25 +191,6 @@ def _renderer(
 
     waves = len(specimen.atoms) * config.box  # an upper limit to the cosines and sines of one image
     return render, int(np.clip(_WAVES_AT_ONCE // waves, 1, 16))
-
-
-def _in_order(
-    function: Callable[[np.ndarray], np.ndarray], batches: Sequence[np.ndarray], threads: int
-) -> Iterator[np.ndarray]:
-    """Apply `function` to the batches in worker threads of one torch thread each; a few results wait at a time."""
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    waiting: deque[Future[np.ndarray]] = deque()
-    try:
-        for batch in batches:
-            waiting.append(pool.submit(function, batch))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)
 
 
 def _particles(config: SimulateConfig, exposures: Exposures) -> Particles:

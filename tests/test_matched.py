@@ -35,6 +35,7 @@ from cryoatom.imaging.matched import (
 from cryoatom.imaging.project import render, render_dense
 from cryoatom.records import Optics
 from cryoatom.structure.template import Template, center_template, read_template
+from cryoatom.workers import Workers
 
 # From electrons to image units of unit noise per square root of an Å² pixel: what 100 electrons per Å² give
 # (cryoatom simulate, ADK, 256 x 256 at 1 Å: <v, κ*v> of an image is about 170).
@@ -53,6 +54,12 @@ def spread_optics(count: int, seed: int = 0) -> Optics:
     generator = np.random.default_rng(seed)
     mean, half = np.linspace(5e3, 3e4, count), generator.permutation(np.linspace(0, 500, count))
     return make_optics(mean + half, mean - half, generator.uniform(0, np.pi, count))
+
+
+@pytest.fixture(autouse=True)
+def few_at_once(monkeypatch):
+    """Images come in several batches, the last one of them smaller."""
+    monkeypatch.setattr("cryoatom.imaging.matched._AT_ONCE", 5)
 
 
 @cache
@@ -110,7 +117,7 @@ def make_scene(
 
 def build(folder: Path, scene: Scene, **changes: object) -> MatchedSet:
     arguments = {"key": {}, "read_normalized": lambda rows: scene.images[rows], "optics": scene.optics}
-    arguments |= {"shifts": scene.shifts, "grid": scene.grid, "batch": 5}
+    arguments |= {"shifts": scene.shifts, "grid": scene.grid}
     return build_matched_set(folder, **(arguments | changes))
 
 
@@ -313,6 +320,16 @@ def test_what_is_read_is_what_was_computed(tmp_path):
     )
     np.testing.assert_allclose(stored.image_power, 0.5 * scene.images.square().sum(dim=(1, 2)), rtol=1e-5)
     assert seen == [(5, 12), (10, 12), (12, 12)]
+
+
+def test_threads_change_no_bit(tmp_path):
+    scene = make_scene(64, 2.0, 2.0)
+    with Workers(3) as workers:
+        several = build(tmp_path / "several", scene, workers=workers)
+    with Workers(1) as workers:
+        one = build(tmp_path / "one", scene, workers=workers)
+    np.testing.assert_array_equal(several.crops, one.crops)
+    np.testing.assert_array_equal(several.image_power, one.image_power)
 
 
 def test_one_optics_for_all_is_stored_and_read_once(tmp_path):

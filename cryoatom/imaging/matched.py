@@ -28,10 +28,12 @@ from cryoatom.files.npy import npy_writer
 from cryoatom.fourier import centered_irfft2, centered_rfft2, crop_center, crop_spectrum, frequencies
 from cryoatom.imaging.ctf import ctf_basis, ctf_coefficients, ctf_from_coefficients
 from cryoatom.records import Optics
+from cryoatom.workers import Workers
 
 WIDTH_PER_PIXEL = 0.98  # least width of a bead in coarse pixels: the gradients of both forms then agree to 0.999
 _DEFOCUS_STEP = 25.0  # Å between nodes of an interpolated kernel table
 _FORMAT = 1
+_AT_ONCE = 32  # images transformed together
 _MARKER = "matched.json"
 
 
@@ -96,10 +98,13 @@ def matched_crops(
     shifts
         t in Å: the particle lies at +t from the centre and is moved back to it, once, by phase.
     """
-    kx, ky = (k.to(transfer) for k in frequencies(grid.box, grid.pixel_size))
-    angle = 2 * torch.pi * (shifts[:, 0, None, None] * kx + shifts[:, 1, None, None] * ky)
-    spectrum = centered_rfft2(images) * torch.polar(transfer, angle)
-    return crop_center(centered_irfft2(crop_spectrum(spectrum, grid.box, grid.coarse_box), grid.coarse_box), grid.side)
+    spectrum = crop_spectrum(centered_rfft2(images), grid.box, grid.coarse_box)
+    spectrum = spectrum * crop_spectrum(transfer, grid.box, grid.coarse_box)
+    if bool(shifts.any()):
+        kx, ky = (k.to(transfer) for k in frequencies(grid.coarse_box, grid.coarse_pixel))
+        angle = 2 * torch.pi * (shifts[:, 0, None, None] * kx + shifts[:, 1, None, None] * ky)
+        spectrum = spectrum * torch.polar(torch.ones_like(angle), angle)
+    return crop_center(centered_irfft2(spectrum, grid.coarse_box), grid.side)
 
 
 def kernel_spectra(
@@ -223,7 +228,7 @@ def build_matched_set(
     shifts: np.ndarray,
     grid: CropGrid,
     *,
-    batch: int = 128,
+    workers: Workers | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> MatchedSet:
     """Compute the statistics of all images, streaming, or reopen them if `folder` holds those of the same `key`.
@@ -241,8 +246,8 @@ def build_matched_set(
         Of all particles; Å.
     grid
         See :func:`choose_grid`.
-    batch
-        Images transformed at a time.
+    workers
+        Threads that transform images; without them the caller's.
     progress
         Called with (images done, all images).
 
@@ -261,7 +266,7 @@ def build_matched_set(
         _write_kernels(temporary / "kernels.npy", nodes, grid)
         np.save(temporary / "kernel_index.npy", index)
         np.save(temporary / "kernel_mix.npy", mix)
-        _write_crops(temporary, read_normalized, optics, shifts, grid, batch, progress)
+        _write_crops(temporary, read_normalized, optics, shifts, grid, workers or Workers(1), progress)
         (temporary / _MARKER).write_text(json.dumps({"digest": digest, "images": len(optics)}))
     return open_matched_set(folder, grid, digest)
 
@@ -311,7 +316,7 @@ def _write_crops(
     optics: Optics,
     shifts: np.ndarray,
     grid: CropGrid,
-    batch: int,
+    workers: Workers,
     progress: Callable[[int, int], None],
 ) -> None:
     total = len(optics)
@@ -320,13 +325,20 @@ def _write_crops(
     coefficients = ctf_coefficients(optics)
     is_uniform = bool((coefficients == coefficients[:1]).all())
     shared = ctf_from_coefficients(coefficients[:1], basis).float() if is_uniform else None
+
+    def compute(start: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.arange(start, min(start + _AT_ONCE, total))
+        images = read_normalized(rows)
+        transfer = shared if shared is not None else ctf_from_coefficients(coefficients[rows], basis).float()
+        moved = torch.from_numpy(np.asarray(shifts[rows], dtype=np.float32))
+        crops = matched_crops(images, transfer.expand(len(rows), -1, -1), moved, grid).half().numpy()
+        return crops, 0.5 * images.square().sum(dim=(-2, -1), dtype=torch.float64).numpy()
+
+    done = 0
     with npy_writer(folder / "crops.npy", (total, grid.side, grid.side), np.float16) as write:
-        for start in range(0, total, batch):
-            rows = np.arange(start, min(start + batch, total))
-            images = read_normalized(rows)
-            transfer = shared if shared is not None else ctf_from_coefficients(coefficients[rows], basis).float()
-            moved = torch.from_numpy(np.asarray(shifts[rows], dtype=np.float32))
-            write(matched_crops(images, transfer.expand(len(rows), -1, -1), moved, grid).half().numpy())
-            power[rows] = 0.5 * images.square().sum(dim=(-2, -1), dtype=torch.float64).numpy()
-            progress(int(rows[-1]) + 1, total)
+        for crops, half_power in workers.stream(compute, range(0, total, _AT_ONCE)):
+            write(crops)
+            power[done : done + len(crops)] = half_power
+            done += len(crops)
+            progress(done, total)
     np.save(folder / "image_power.npy", power)

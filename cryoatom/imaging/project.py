@@ -112,7 +112,7 @@ def _strips(
     is_bead = torch.arange(order.shape[1], device=y.device) < beads
     grouped = y.gather(1, order).unflatten(1, (-1, _GROUP))
     reach = _REACH * float(variances.max()) ** 0.5
-    extent = float((grouped[..., -1] - grouped[..., 0]).max())
+    extent = float((grouped[..., -1] - grouped[..., 0]).nan_to_num().max())  # NaN passes on to the image
     rows = min(side, int((extent + 2 * reach) / pixel_size) + 2)
     first = torch.floor((grouped[..., 0] - reach) / pixel_size).long() + side // 2
     return order, is_bead, first.clamp(0, side - rows), rows

@@ -72,7 +72,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
-        raise ValueError(f"{path} is not a cryoatom checkpoint: {str(error).splitlines()[0]}") from None
+        reason = str(error).split("\n")[0] or "it is empty or cut short"
+        raise ValueError(f"{path} is not a cryoatom checkpoint: {reason}") from None
     if not isinstance(state, dict) or "identity" not in state:
         raise ValueError(f"{path} is not a cryoatom checkpoint")
     return state

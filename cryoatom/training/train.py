@@ -28,7 +28,7 @@ from cryoatom.training.outputs import chosen_rows, write_outputs
 from cryoatom.training.regularizers import Rigidity
 from cryoatom.training.stage import Stage, silent
 from cryoatom.training.trainer import Schedule, Trainer
-from cryoatom.training.workers import Workers
+from cryoatom.workers import Workers
 
 _logger = logging.getLogger(__name__)
 _LATENT_SPREAD = 0.1
@@ -67,7 +67,9 @@ def read_inputs(config: TrainConfig) -> Inputs:
     return Inputs(particles, template, graph)
 
 
-def prepare_images(config: TrainConfig, inputs: Inputs, folder: RunFolder, stage: Stage) -> MatchedSet:
+def prepare_images(
+    config: TrainConfig, inputs: Inputs, folder: RunFolder, workers: Workers, stage: Stage
+) -> MatchedSet:
     """Compute the matched crops of all images, or reopen them."""
     particles = inputs.particles
     assert particles.poses is not None
@@ -88,6 +90,7 @@ def prepare_images(config: TrainConfig, inputs: Inputs, folder: RunFolder, stage
             particles.optics,
             particles.poses.shifts,
             crop_grid(config, inputs),
+            workers=workers,
             progress=lambda done, total: advance(done, ""),
         )
 
@@ -196,8 +199,8 @@ def train(config: TrainConfig, *, command: list[str] | None = None, stage: Stage
     folder.save_text(folder.config, config.to_yaml(command or []))
     write_template(folder.template, inputs.template)
     write_graph(folder.graph, inputs.graph)
-    data = prepare_images(config, inputs, folder, stage)
     with Workers(available_cores(config.threads)) as workers:
+        data = prepare_images(config, inputs, folder, workers, stage)
         trainer = build_trainer(config, inputs, data, workers)
         fit(config, trainer, folder, run_identity(inputs, data), stage)
         with stage(len(data), "Writing conformations") as advance:

@@ -15,7 +15,7 @@ from cryoatom.imaging.matched import MatchedSet
 from cryoatom.training.latents import LatentTable
 from cryoatom.training.model import ConformationModel
 from cryoatom.training.objective import Batch, Objective
-from cryoatom.training.workers import Workers
+from cryoatom.workers import Workers
 
 FINAL_RATE = 0.02  # of the full learning rate, reached at the end of the decay
 
@@ -99,7 +99,10 @@ class Trainer:
     def train_epoch(
         self, epoch: int, rows: np.ndarray, advance: Callable[[int], None] = lambda count: None
     ) -> dict[str, float]:
-        """Visit all `rows` once in an order given by (seed, epoch); return the mean of each term, nats."""
+        """Visit all `rows` once in an order given by (seed, epoch); return the mean of each term, nats.
+
+        `advance` is called with the number of rows visited so far.
+        """
         order = np.random.default_rng([self.seed, epoch]).permutation(rows)
         sums: dict[str, float] = {}
         for start in range(0, len(order), self.batch_size):
@@ -111,7 +114,7 @@ class Trainer:
             self.latents.step(torch.from_numpy(batch), gradients[0], factor * self.schedule.z_lr)
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + float(value.sum(dtype=torch.float64))
-            advance(len(batch))
+            advance(start + len(batch))
         return {name: total / len(order) for name, total in sums.items()}
 
     def fit_latents(self, rows: np.ndarray, lr: float) -> dict[str, float]:

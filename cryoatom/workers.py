@@ -1,4 +1,4 @@
-"""Map the chunks of a batch over threads.
+"""Map pieces of work over threads, each piece whole in one thread.
 
 A chunk of a few dozen images fits the caches of one core; a small tensor operation split over cores does not pay for
 the split (on a busy machine it ran 20-100 times slower). So each worker thread owns whole chunks and computes with
@@ -7,8 +7,9 @@ one thread. Results come in chunk order, hence sums do not depend on the number 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -28,11 +29,13 @@ class Workers:
 
     def __init__(self, count: int):
         self._count = count
+        self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
         self._before = torch.get_num_threads()
         _use_one_thread()
-        self._pool = ThreadPoolExecutor(self._count, initializer=_use_one_thread) if self._count > 1 else None
+        if self._count > 1:
+            self._pool = ThreadPoolExecutor(self._count, initializer=_use_one_thread)
         return self
 
     def __exit__(
@@ -40,11 +43,23 @@ class Workers:
     ) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+            self._pool = None
         torch.set_num_threads(self._before)
         torch.set_flush_denormal(False)
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """Return the function's values in the order of the items."""
+        return list(self.stream(function, items))
+
+    def stream(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Yield the function's values in the order of the items; at most a few of them wait to be taken."""
         if self._pool is None:
-            return [function(item) for item in items]
-        return list(self._pool.map(function, items))
+            yield from map(function, items)
+            return
+        waiting: deque[Future[Result]] = deque()
+        for item in items:
+            waiting.append(self._pool.submit(function, item))
+            if len(waiting) > 2 * self._count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -1,0 +1,127 @@
+"""Images of adenylate kinase drawn from the direct model, in memory: what the timing benchmarks share."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoatom.config import TrainConfig
+from cryoatom.geometry import random_rotations
+from cryoatom.imaging.beads import BeadModel, bead_layout
+from cryoatom.imaging.ctf import ctf
+from cryoatom.imaging.direct import simulate_images
+from cryoatom.imaging.matched import (
+    WIDTH_PER_PIXEL,
+    CropGrid,
+    MatchedSet,
+    choose_grid,
+    kernel_spectra,
+    kernel_table,
+    matched_crops,
+)
+from cryoatom.records import Optics, Particles, Poses
+from cryoatom.structure.graph import build_graph
+from cryoatom.structure.template import Template, center_template, read_template
+from cryoatom.training.train import Inputs, build_trainer
+from cryoatom.training.trainer import Trainer
+from cryoatom.workers import Workers
+
+BOX, PIXEL_SIZE = 256, 1.0
+LOG_SCALE = -2.26  # image units per electron at 100 electrons per Å²: what `cryoatom simulate` gives for ADK
+DEFAULTS = TrainConfig.model_fields
+CROP_PIXEL = DEFAULTS["crop_pixel"].default
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Images, what they are of, and beads as wide as the grid asks for."""
+
+    template: Template
+    beads: BeadModel
+    grid: CropGrid
+    images: Tensor
+    rotations: Tensor
+    shifts: Tensor
+    optics: Optics
+
+
+def adk() -> Template:
+    found = importlib.util.find_spec("MDAnalysisTests")
+    if found is None or not found.submodule_search_locations:
+        raise SystemExit("this benchmark needs the package MDAnalysisTests: pip install MDAnalysisTests")
+    return center_template(read_template(Path(found.submodule_search_locations[0]) / "data" / "adk_closed.pdb")[0])
+
+
+def make_optics(defocus: np.ndarray, astigmatism: np.ndarray | float = 0.0, angle: np.ndarray | float = 0.0) -> Optics:
+    constants = {"voltage_kv": 300.0, "cs_mm": 2.7, "amplitude_contrast": 0.06, "phase_shift": 0.0}
+    return Optics(
+        defocus_u=defocus + np.asarray(astigmatism) / 2,
+        defocus_v=defocus - np.asarray(astigmatism) / 2,
+        defocus_angle=np.broadcast_to(angle, defocus.shape).astype(float),
+        **{name: np.full(len(defocus), value) for name, value in constants.items()},
+    )
+
+
+def make_scene(optics: Optics, *, crop_pixel: float = CROP_PIXEL, max_shift: float = 0.0, seed: int = 0) -> Scene:
+    """Draw noisy images of ADK, every one with its C-alphas 1 Å (in each coordinate) from the template."""
+    generator, template, count = np.random.default_rng(seed), adk(), len(optics)
+    reach = float(np.linalg.norm(template.positions, axis=1).max())
+    grid = choose_grid(BOX, PIXEL_SIZE, 2 * (reach + DEFAULTS["margin"].default), crop_pixel)
+    beads = BeadModel(bead_layout(template, "atoms"), template, WIDTH_PER_PIXEL * grid.coarse_pixel)
+    rotations = torch.from_numpy(random_rotations(count, generator)).float()
+    shifts = torch.from_numpy(generator.uniform(-1, 1, (count, 2)) * max_shift).float()
+    true = torch.from_numpy(template.positions + generator.normal(size=(count, len(template), 3))).float()
+    with torch.no_grad():
+        beads.log_scale += LOG_SCALE
+        centers = beads.project(true, rotations) + shifts[:, None]
+        images = simulate_images(centers, beads.amplitudes(), beads.variances(), optics, BOX, PIXEL_SIZE)
+    images += torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
+    return Scene(template, beads, grid, images, rotations, shifts, optics)
+
+
+def statistics(scene: Scene) -> MatchedSet:
+    """Return what `cryoatom train` keeps of the images, in memory, in half precision."""
+    crops, grid = [], scene.grid
+    for part in np.array_split(np.arange(len(scene.images)), max(1, len(scene.images) // 32)):
+        transfer = ctf(scene.optics[part], BOX, PIXEL_SIZE).float()
+        crops.append(matched_crops(scene.images[part], transfer, scene.shifts[part], grid).half().numpy())
+    nodes, index, mix = kernel_table(scene.optics)
+    kernels = kernel_spectra(ctf(nodes, BOX, PIXEL_SIZE), grid).half().numpy()
+    power = 0.5 * scene.images.square().sum(dim=(1, 2)).double().numpy()
+    return MatchedSet(np.concatenate(crops), kernels, index, mix, power, grid, "benchmark")
+
+
+def make_trainer(template: Template, data: MatchedSet, rotations: np.ndarray, workers: Workers, **options) -> Trainer:
+    """Return a fit to statistics at its start, with the default settings but for `options`."""
+    count = len(data)
+    nothing = Path("none")
+    particles = Particles(
+        source=nothing, image_names=np.full(count, ""), stacks=(), stack_of_image=np.zeros(count, np.int64),
+        slice_of_image=np.arange(count), box=BOX, pixel_size=PIXEL_SIZE, optics=make_optics(np.full(count, 2e4)),
+        optics_group=np.zeros(count, np.int64), poses=Poses(rotations, np.zeros((count, 2))),
+    )  # fmt: skip
+    settings = {"particles": nothing, "template": nothing, "outdir": nothing, "device": "cpu"}
+    config = TrainConfig.model_validate({**settings, **options})
+    trainer = build_trainer(config, Inputs(particles, template, build_graph(template)), data, workers)
+    trainer.model.beads.log_scale.data.fill_(LOG_SCALE)
+    return trainer
+
+
+def interleave(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Time functions in turns, A B A B: a busy moment of the machine then falls on all alike."""
+    for function in functions.values():
+        function()
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            started = time.perf_counter()
+            function()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds

@@ -1,0 +1,441 @@
+"""A whole training run on a small data set: its folder, its checkpoints, its errors."""
+
+import errno
+import logging
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from fits import BOX, RESIDUES, settings, small_template, trainer_of, write_dataset
+from molecules import helix
+from particle_data import write_stack
+
+from cryoatom.config import TrainConfig
+from cryoatom.files.mrc import open_stack
+from cryoatom.files.star import read_star_particles, write_star_particles
+from cryoatom.files.structure import read_atoms, write_atoms
+from cryoatom.files.trajectory import read_trajectory
+from cryoatom.imaging.residues import residue_electrons
+from cryoatom.run_folder import RunFolder
+from cryoatom.structure.graph import build_graph, read_graph, write_graph
+from cryoatom.structure.template import read_template, template_from_atoms, write_template
+from cryoatom.training.checkpoint import checkpoint_to_load, load_checkpoint, save_checkpoint
+from cryoatom.training.fit import fit, should_stop, split_rows, start_scale
+from cryoatom.training.outputs import chosen_rows
+from cryoatom.training.stage import silent
+from cryoatom.training.train import build_model, choose_device, read_inputs, train
+
+COUNT = 41
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_dataset(folder, COUNT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    """A finished run of three epochs."""
+    return train(settings(folder, pdb=2), command=["cryoatom", "train"])
+
+
+def files(path) -> set[str]:
+    return {p.name for p in path.iterdir()}
+
+
+# --- what a run leaves ----------------------------------------------------------------------------------------------
+
+
+def test_the_run_folder_has_the_documented_files_and_no_other(run):
+    numbered = {f"{stem}.{epoch}.{suffix}" for epoch in (1, 2, 3) for stem, suffix in (("weights", "pt"), ("z", "npy"))}
+    final = {"config.yaml", "metrics.csv", "template.cif", "graph.npz", "weights.pt", "z.npy", "poses.star"}
+    assert files(run.path) == numbered | final | {"conformations.npy", "conformations.dcd", "topology.cif", "pdb"}
+    assert files(run.pdb) == {"000001.pdb", "000002.pdb"}
+
+
+def test_conformations_are_the_same_in_every_format_and_in_particle_order(run, folder):
+    conformations = np.load(run.conformations)
+    assert conformations.shape == (COUNT, RESIDUES, 3) and conformations.dtype == np.float32
+    trajectory = read_trajectory(run.trajectory, run.topology)
+    np.testing.assert_array_equal(trajectory.positions, conformations)
+    assert trajectory.atoms is not None and set(trajectory.atoms.names) == {"CA"}
+    np.testing.assert_array_equal(trajectory.atoms.residue_numbers, small_template().residue_numbers)
+    for row in (0, 1):
+        atoms = read_atoms(run.pdb / f"{row + 1:06d}.pdb")
+        np.testing.assert_allclose(atoms.positions, conformations[row], atol=6e-4)
+    with trainer_of(settings(folder)) as trainer:  # row i is what the final weights make of row i of the latents
+        load_checkpoint(run.weights(), trainer, torch.load(run.weights())["identity"])
+        z = torch.from_numpy(np.load(run.latents()))
+        assert torch.equal(z, trainer.latents.values) and z.shape == (COUNT, 8)
+        np.testing.assert_allclose(trainer.model.decode(z).detach(), conformations, atol=1e-5)
+
+
+def test_poses_are_those_of_the_particles_in_their_order(run, folder):
+    before = read_star_particles(folder / "particles.star")
+    after = read_star_particles(run.poses(), folder)
+    np.testing.assert_array_equal(after.image_names, before.image_names)
+    np.testing.assert_allclose(after.poses.rotations, before.poses.rotations, atol=1e-6)
+    np.testing.assert_allclose(after.poses.shifts, before.poses.shifts, atol=1e-5)
+
+
+def test_the_template_the_graph_and_the_settings_are_kept(run, folder):
+    template, _ = read_template(run.template)
+    np.testing.assert_allclose(template.positions, small_template().positions, atol=1e-3)
+    np.testing.assert_array_equal(read_graph(run.graph).edges, build_graph(template).edges)
+    assert TrainConfig.merge({}, run.config) == settings(folder, pdb=2)
+    assert "cmd:\n- cryoatom\n- train\n" in run.config.read_text()
+
+
+def test_metrics_have_a_row_for_each_epoch(run):
+    rows = run.read_metrics()
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    terms = {"loss", "nll", "r0", "r1", "r2"}
+    assert set(rows[0]) == {"epoch", "seconds"} | terms | {f"held_out_{name}" for name in terms}
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_the_same_run_again_is_the_same_to_the_bit_with_another_number_of_threads(run, folder, tmp_path):
+    again = train(settings(folder, tmp_path / "again", threads=2, dcd=False, checkpoint=3))
+    for name in ("conformations.npy", "z.npy", "z.3.npy"):
+        np.testing.assert_array_equal(np.load(again.path / name), np.load(run.path / name))
+    assert files(again.path) & {"conformations.dcd", "topology.cif", "pdb", "weights.1.pt", "weights.2.pt"} == set()
+    assert "weights.3.pt" in files(again.path)
+
+
+def test_rows_and_pdb_files_can_be_chosen(folder, tmp_path):
+    rows = np.array([30, 2, 17, 5])
+    np.save(tmp_path / "rows.npy", rows)
+    (tmp_path / "pdb.txt").write_text("3\n1\n")
+    part = settings(folder, tmp_path / "part", ind=tmp_path / "rows.npy", pdb=tmp_path / "pdb.txt", num_epochs=1)
+    run = train(part)
+    assert np.load(run.conformations).shape[0] == 4
+    names = read_star_particles(folder / "particles.star").image_names
+    np.testing.assert_array_equal(read_star_particles(run.poses(), folder).image_names, names[rows])
+    assert files(run.pdb) == {"000002.pdb", "000004.pdb"}
+
+
+@pytest.mark.parametrize(("choice", "expected"), [("none", 0), ("all", 7), (3, 3), (100, 7)])
+def test_pdb_choices(choice, expected):
+    np.testing.assert_array_equal(chosen_rows(choice, 7), np.arange(expected))
+
+
+@pytest.mark.parametrize("bad", ["7", "-1"])
+def test_pdb_rows_that_there_are_not(tmp_path, bad):
+    (tmp_path / "rows.txt").write_text(f"0 {bad}")
+    with pytest.raises(ValueError, match=rf"rows.txt names row {bad}, there are 7 particles \(rows start at 0\)"):
+        chosen_rows(tmp_path / "rows.txt", 7)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"decoder": "mlp"},
+        {"beads": "two", "likelihood": "profiled"},
+        {"beads": "ca", "fit_beads": False, "z_prior": 0.1},
+        {"held_out": 0.0, "z_passes": 0, "zdim": 1, "batch_size": 1000, "lr": 5e-4},
+    ],
+)
+def test_every_choice_runs_and_learns(folder, tmp_path, changes):
+    run = train(settings(folder, tmp_path, num_epochs=2, **changes))
+    rows = run.read_metrics()
+    assert rows[1]["loss"] < rows[0]["loss"]
+    assert np.isfinite(np.load(run.conformations)).all()
+    assert ("held_out_nll" in rows[0]) == (changes.get("held_out", 0.1) > 0)
+
+
+def test_progress_is_reported_by_stages(folder, tmp_path):
+    stages: dict[str, list[int]] = {}
+
+    def stage(total: int, title: str):
+        stages[title] = [total]
+        return silent_but(stages[title])
+
+    train(settings(folder, tmp_path / "run", cache=tmp_path / "cache"), stage=stage)
+    held_out = round(0.1 * COUNT)
+    assert {title: counts[0] for title, counts in stages.items()} == {
+        "Preparing images": COUNT,
+        "Training": 3 * (COUNT - held_out),
+        "Refining latents": COUNT,
+        "Writing conformations": COUNT,
+    }
+    for total, *counts in stages.values():
+        assert counts == sorted(counts) and counts[-1] == total
+
+
+class silent_but:
+    def __init__(self, counts: list[int]):
+        self.counts = counts
+
+    def __enter__(self):
+        return lambda done, note: self.counts.append(done)
+
+    def __exit__(self, *_: object):
+        return None
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(run, folder, tmp_path):
+    resumed = RunFolder(tmp_path / "run")
+    resumed.path.mkdir()
+    shutil.copy(run.weights(1), resumed.weights(1))  # killed after the first of three epochs
+    train(settings(folder, resumed.path, load="latest"))
+    for name in ("z.2.npy", "z.3.npy", "z.npy", "conformations.npy"):
+        np.testing.assert_array_equal(np.load(resumed.path / name), np.load(run.path / name))
+    first, second = (torch.load(f.weights(3)) for f in (run, resumed))
+    assert all(torch.equal(value, second["model"][name]) for name, value in first["model"].items())
+    assert all(torch.equal(value, second["latents"][name]) for name, value in first["latents"].items())
+    seconds = [[row.pop("seconds") for row in rows] for rows in (first["history"], second["history"])]
+    assert first["history"] == second["history"] and seconds[0][0] == seconds[1][0]
+    assert [row["epoch"] for row in resumed.read_metrics()] == [1, 2, 3]
+
+
+def test_a_finished_run_can_be_loaded_and_gives_the_same(run, folder, tmp_path):
+    again = train(settings(folder, tmp_path, load=run.weights(3)))
+    np.testing.assert_array_equal(np.load(again.conformations), np.load(run.conformations))
+
+
+def test_latest_without_a_checkpoint_starts_anew(run, folder, tmp_path):
+    again = train(settings(folder, tmp_path, load="latest"))
+    np.testing.assert_array_equal(np.load(again.conformations), np.load(run.conformations))
+    assert checkpoint_to_load(None, run) is None and checkpoint_to_load("latest", run) == run.weights(3)
+
+
+def test_a_resumed_run_follows_its_own_options(run, folder, tmp_path):
+    config = settings(folder, tmp_path, lr=0.123, wd=0.2)
+    with trainer_of(config) as trainer:
+        load_checkpoint(run.weights(1), trainer, torch.load(run.weights(1))["identity"])
+        trainer.train_epoch(1, np.arange(COUNT))
+        group = trainer.optimizer.param_groups[0]
+        assert group["rate"] == 0.123 and group["weight_decay"] == 0.2
+
+
+@pytest.mark.parametrize("other", ["images", "poses", "template"])
+def test_a_checkpoint_of_another_data_set_is_refused(run, folder, tmp_path, other):
+    for name in ("particles.star", "particles.mrcs", "template.cif"):
+        shutil.copy2(folder / name, tmp_path / name)
+    if other == "images":
+        write_stack(tmp_path / "particles.mrcs", np.random.default_rng(0).normal(size=(COUNT, BOX, BOX)), 2.0)
+    else:  # only that changes: the stack is the same file
+        (tmp_path / "particles.mrcs").unlink()
+        (tmp_path / "particles.mrcs").symlink_to(folder / "particles.mrcs")
+    particles = read_star_particles(folder / "particles.star")
+    if other == "poses":
+        turned = replace(particles.poses, rotations=np.roll(particles.poses.rotations, 1, axis=0))
+        write_star_particles(tmp_path / "particles.star", replace(particles, poses=turned))
+    if other == "template":
+        write_template(tmp_path / "template.cif", small_template().with_positions(-small_template().atoms.positions))
+    with pytest.raises(ValueError, match=r"weights\.3\.pt belongs to other images .*without --load"):
+        train(settings(tmp_path, tmp_path / "run", load=run.weights(3)))
+    assert not {name for name in files(tmp_path / "run") if name.startswith(("weights", "z.", "conformations"))}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decoder": "mlp"}, "another model than --decoder, --beads and --zdim ask for"),
+        ({"zdim": 5}, "another model than|latents of shape"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused(run, folder, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(settings(folder, tmp_path, load=run.weights(1), **changes))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", "truncated", "tensor"])
+def test_a_file_that_is_no_checkpoint(run, folder, tmp_path, content):
+    path = tmp_path / "weights.4.pt"
+    if content == "tensor":
+        torch.save(torch.zeros(3), path)
+    else:
+        path.write_bytes(run.weights(1).read_bytes()[:2000] if content == "truncated" else content)
+    with trainer_of(settings(folder)) as trainer, pytest.raises(ValueError, match=r"weights\.4\.pt is not a cryoatom"):
+        load_checkpoint(path, trainer, "")
+    with trainer_of(settings(folder)) as trainer, pytest.raises(FileNotFoundError, match=r"no checkpoint .*weights\.5"):
+        load_checkpoint(tmp_path / "weights.5.pt", trainer, "")
+
+
+@pytest.mark.parametrize("call", ["os.replace", "pathlib.Path.write_bytes"])
+def test_a_full_disk_leaves_the_last_checkpoint_whole(run, folder, tmp_path, monkeypatch, call):
+    original = {"os.replace": __import__("os").replace, "pathlib.Path.write_bytes": type(tmp_path).write_bytes}[call]
+
+    def fails_from_the_second_epoch(path, *arguments):
+        if "weights.2.pt" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return original(path, *arguments)
+
+    monkeypatch.setattr(call, fails_from_the_second_epoch)
+    with pytest.raises(OSError, match="No space left on device"):
+        train(settings(folder, tmp_path))
+    monkeypatch.undo()
+    assert {name for name in files(tmp_path) if "weights" in name} == {"weights.1.pt"}
+    resumed = train(settings(folder, tmp_path, load="latest"))
+    np.testing.assert_array_equal(np.load(resumed.conformations), np.load(run.conformations))
+
+
+def test_a_checkpoint_is_read_without_running_code_from_it(run):
+    state = torch.load(run.weights(2), weights_only=True)
+    assert set(state) == {"identity", "history", "model", "optimizer", "latents"}
+
+
+# --- the loop -------------------------------------------------------------------------------------------------------
+
+
+def test_held_out_images_train_no_weight(folder, tmp_path):
+    config = settings(folder, tmp_path, held_out=0.3, num_epochs=1)
+    training, held_out = split_rows(COUNT, 0.3, config.seed)
+    results = []
+    for scale in (1.0, 3.0):  # whatever the held-out images are
+        with trainer_of(config) as trainer:
+            crops = np.array(trainer.data.crops)
+            crops[held_out] *= np.float16(scale)
+            trainer.data = replace(trainer.data, crops=crops)
+            fit(config, trainer, RunFolder(tmp_path), "", silent)
+            results.append((trainer.model.state_dict(), trainer.latents.values.clone()))
+    (first, z), (second, z_scaled) = results
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert torch.equal(z[training], z_scaled[training]) and not torch.equal(z[held_out], z_scaled[held_out])
+
+
+@pytest.mark.parametrize(("count", "fraction", "held"), [(100, 0.02, 2), (41, 0.1, 4), (1, 0.5, 0), (3, 0.0, 0)])
+def test_the_split_is_disjoint_complete_and_given_by_the_seed(count, fraction, held):
+    training, held_out = split_rows(count, fraction, 3)
+    assert len(held_out) == held
+    np.testing.assert_array_equal(np.sort(np.concatenate([training, held_out])), np.arange(count))
+    np.testing.assert_array_equal(held_out, split_rows(count, fraction, 3)[1])
+
+
+def test_it_stops_when_held_out_images_gain_nothing_any_more():
+    def history(*values: float) -> list[dict[str, float]]:
+        return [{"held_out_nll": value} for value in values]
+
+    assert not should_stop([], 2) and not should_stop(history(-1, -2), 2)
+    assert not should_stop(history(-100, -101, -100, -102), 2)
+    assert should_stop(history(-100, -105, -104, -103), 2)
+    assert should_stop(history(-100, -100.0001, -100.0002), 2)  # too little to call a gain
+    assert not should_stop(history(-100, -90, -80), 0)
+    assert not should_stop([{"loss": 1.0}] * 9, 2)  # no image is held out
+
+
+def test_a_run_that_gains_nothing_stops_early_and_keeps_its_end(folder, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("cryoatom.training.fit.follow_held_out", lambda *_: {"nll": 1.0})
+    with caplog.at_level(logging.INFO):
+        run = train(settings(folder, tmp_path, num_epochs=9, patience=2, checkpoint=9))
+    assert len(run.read_metrics()) == 3
+    assert "stopped after epoch 3" in caplog.text
+    assert len(torch.load(run.weights())["history"]) == 3  # no numbered checkpoint was due
+
+
+def test_the_scale_is_the_best_for_the_template(folder):
+    with trainer_of(settings(folder)) as trainer:
+        start_scale(trainer, np.arange(COUNT))
+        found = trainer.model.beads.log_scale.item()
+        losses = []
+        for change in (-0.05, 0.0, 0.05):
+            trainer.model.beads.log_scale.data.fill_(found + change)
+            losses.append(trainer.fit_latents(np.arange(COUNT), 0.0)["nll"])
+    assert losses[1] < losses[0] and losses[1] < losses[2]
+
+
+def test_inverted_contrast_is_refused_and_uninvert_data_mends_it(run, folder, tmp_path):
+    for name in ("particles.star", "template.cif"):
+        shutil.copy(folder / name, tmp_path / name)
+    images = open_stack(folder / "particles.mrcs").read(np.arange(COUNT))
+    write_stack(tmp_path / "particles.mrcs", -images, 2.0)
+    with pytest.raises(ValueError, match=r"correlate negatively .*give --uninvert-data"):
+        train(settings(tmp_path))
+    mended = train(settings(tmp_path, uninvert_data=True))
+    np.testing.assert_allclose(np.load(mended.conformations), np.load(run.conformations), atol=0.05)
+
+
+def test_equal_seeds_build_equal_models_and_leave_torchs_generator_alone(folder):
+    config = settings(folder)
+    template, graph = small_template(), build_graph(small_template())
+    state = torch.get_rng_state()
+    models = [build_model(config.model_copy(update={"seed": seed}), template, graph, 2.0) for seed in (0, 0, 1)]
+    assert torch.equal(state, torch.get_rng_state())
+    weights = [torch.cat([p.flatten() for p in model.parameters()]) for model in models]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+# --- bad input, before any time is spent ----------------------------------------------------------------------------
+
+
+def test_particles_without_poses(tmp_path):
+    write_dataset(tmp_path, 5, has_poses=False)
+    with pytest.raises(ValueError, match=r"particles\.star has no orientations \(rlnAngleRot, rlnAngleTilt"):
+        train(settings(tmp_path))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_graph_of_another_template(folder, tmp_path):
+    write_graph(tmp_path / "graph.npz", build_graph(template_from_atoms(helix(9), "other")[0]))
+    with pytest.raises(ValueError, match=r"graph\.npz has 9 residues, the template .*template\.cif has 16"):
+        train(settings(folder, tmp_path / "run", graph=tmp_path / "graph.npz"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_graph_from_a_file_is_used(folder, tmp_path):
+    graph = build_graph(small_template())
+    kept = replace(graph, edges=graph.edges[:5], kinds=graph.kinds[:5], energies=graph.energies[:5])
+    write_graph(tmp_path / "graph.npz", kept)
+    inputs = read_inputs(settings(folder, graph=tmp_path / "graph.npz"))
+    np.testing.assert_array_equal(inputs.graph.edges, kept.edges)
+
+
+def test_missing_files_and_pdb_rows_are_found_first(folder, tmp_path):
+    (tmp_path / "rows.txt").write_text("400")
+    for changes, message in (
+        ({"template": tmp_path / "no.cif"}, r"no\.cif"),
+        ({"particles": tmp_path / "no.star"}, r"no\.star"),
+        ({"pdb": tmp_path / "rows.txt"}, "names row 400"),
+        ({"graph": tmp_path / "no.npz"}, r"no\.npz"),
+    ):
+        with pytest.raises((FileNotFoundError, ValueError), match=message):
+            train(settings(folder, tmp_path / "run", **changes))
+        assert not (tmp_path / "run").exists()
+
+
+def test_images_with_nan_are_named_and_no_statistics_are_left(tmp_path):
+    write_dataset(tmp_path, 5)
+    images = open_stack(tmp_path / "particles.mrcs").read(np.arange(5))
+    images[3, 2, 2] = np.nan
+    raw = (tmp_path / "particles.mrcs").read_bytes()
+    (tmp_path / "particles.mrcs").write_bytes(raw[:1024] + images.astype("<f4").tobytes())
+    with pytest.raises(ValueError, match=r"000004@particles\.mrcs"):
+        train(settings(tmp_path))
+    assert not list((tmp_path / "cache").rglob("*.npy"))
+
+
+def test_a_device_that_there_is_not(folder):
+    with pytest.raises(ValueError, match="--device nowhere cannot be used"):
+        choose_device("nowhere")
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type in ("cpu", "cuda")
+
+
+def test_a_template_of_alpha_carbons_alone_trains(folder, tmp_path, caplog):
+    atoms = small_template().atoms
+    write_atoms(tmp_path / "ca.cif", atoms[atoms.names == "CA"])
+    with caplog.at_level(logging.WARNING):
+        run = train(settings(folder, tmp_path / "run", template=tmp_path / "ca.cif", num_epochs=2))
+    assert np.load(run.conformations).shape == (COUNT, RESIDUES, 3)
+    assert "hydrogen" in caplog.text
+    assert residue_electrons(np.array(["ALA"]))[0] == 38
+
+
+def test_saving_and_loading_is_lossless(folder, tmp_path):
+    with trainer_of(settings(folder)) as trainer:
+        trainer.train_epoch(0, np.arange(COUNT))
+        save_checkpoint(tmp_path / "weights.1.pt", trainer, [{"epoch": 1.0}], "images")
+        with trainer_of(settings(folder, seed=9)) as other:
+            assert load_checkpoint(tmp_path / "weights.1.pt", other, "images") == [{"epoch": 1.0}]
+            for epoch in (1, 2):
+                assert trainer.optimizer.state_dict()["state"].keys() == other.optimizer.state_dict()["state"].keys()
+                other.seed = trainer.seed
+                assert trainer.train_epoch(epoch, np.arange(COUNT)) == other.train_epoch(epoch, np.arange(COUNT))
