@@ -12,7 +12,7 @@ from cryoatom.fourier import centered_irfft2, centered_rfft2, crop_center, crop_
 from cryoatom.geometry import euler_from_rotations, random_rotations, rotations_from_euler
 from cryoatom.imaging.ctf import ctf, wavelength
 from cryoatom.imaging.direct import simulate_images
-from cryoatom.imaging.project import render
+from cryoatom.imaging.project import render_dense
 from cryoatom.records import Optics
 
 
@@ -102,7 +102,7 @@ def painted(points: np.ndarray, sigma: float, side: int, pixel_size: float) -> n
 def draw(points: np.ndarray, side: int, pixel_size: float = 1.0, sigma: float = 1.5) -> np.ndarray:
     centers = torch.from_numpy(points[None, :, :2].astype(np.float64))
     ones = torch.ones(len(points), dtype=torch.float64)
-    return render(centers, ones, sigma**2 * ones, side, pixel_size)[0].numpy()
+    return render_dense(centers, ones, sigma**2 * ones, side, pixel_size)[0].numpy()
 
 
 @pytest.mark.parametrize("side", [24, 25])
