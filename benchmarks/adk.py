@@ -58,24 +58,24 @@ def main() -> None:
 def prepare(arguments: argparse.Namespace) -> Path:
     """Simulate the data and make the template, unless they are there."""
     files = data_folder()
-    data = arguments.out / "data"
+    data = arguments.out / f"data-{arguments.images_per_frame}{'-vacuum' if arguments.no_solvent else ''}"
     if not (data / "particles.star").exists():
         cryoatom("simulate", files / "adk_dims2.dcd", "--top", files / "adk.psf", "-o", data, "--superpose", CORE,
                  "--images-per-frame", arguments.images_per_frame, "--threads", arguments.threads, "--float16",
                  "--no-solvent" if arguments.no_solvent else "--solvent", "--overwrite")  # fmt: skip
-    if not (arguments.out / "template.cif").exists():
-        cryoatom("template", files / "adk_closed.pdb", "-o", arguments.out / "template.cif",
+    if not (data / "template.cif").exists():
+        cryoatom("template", files / "adk_closed.pdb", "-o", data / "template.cif",
                  "--onto", data / "truth/consensus.cif")  # fmt: skip
     return data
 
 
 def run(arguments: argparse.Namespace, data: Path, system: str, seed: int) -> list[float]:
     """Train and evaluate one system; return the row of the table."""
-    outdir = arguments.out / f"{system}-{arguments.epochs}-seed{seed}"
+    outdir = data.with_name(f"{data.name}-{system}-{arguments.epochs}-seed{seed}")
     summary = outdir / "eval" / "summary.json"
     if not summary.exists():
-        cryoatom("train", data / "particles.star", "--template", arguments.out / "template.cif", "-o", outdir,
-                 "--cache", arguments.out / "matched", "-n", arguments.epochs, "--seed", seed,
+        cryoatom("train", data / "particles.star", "--template", data / "template.cif", "-o", outdir,
+                 "--cache", arguments.out / "matched", "--overwrite", "-n", arguments.epochs, "--seed", seed,
                  "--threads", arguments.threads, "--patience", 0, "--no-dcd", *SYSTEMS[system])  # fmt: skip
         truth = data / "truth"
         cryoatom("eval", outdir, "--gt", truth / "trajectory.dcd", "--gt-top", truth / "trajectory.cif",

@@ -147,6 +147,10 @@ class TrainConfig(Settings):
             "z_prior": 0.0,
             "warmup": 20,
             "decay": 0.0,
+            "held_out": 0.0,
+            "patience": 0,
+            "z_passes": 0,
+            "r2_tolerance": 0.0,
             "num_epochs": 200,
             "fit_beads": False,
         }
@@ -171,14 +175,14 @@ class TrainConfig(Settings):
 
     decoder: Literal["gcn", "mlp"] = setting("gcn", "Network from latent to conformation.")
     beads: Literal["atoms", "two", "ca"] = setting("atoms", "How a residue scatters: its atoms, two beads, C-alpha.")
-    fit_beads: bool = setting(True, "Fit bead masses and widths per residue type.")
+    fit_beads: bool = setting(True, "Fit bead masses and widths per residue type (the overall scale is always fitted).")
     crop_pixel: float = setting(
         1.25,
         "Pixel of the crops that training works on, Å; beads are at least 0.98 of it wide. 2 is twice as fast.",
         gt=0,
     )
     diameter: float | None = setting(None, "Diameter of the crops, Å [default: the template's and --margin].", gt=0)
-    margin: float = setting(12.0, "Room around the template for motion and for the tails of beads, Å.", ge=0)
+    margin: float = setting(14.0, "Room around the template for motion and for the tails of beads, Å.", ge=0)
     zdim: PositiveInt = setting(8, "Latent dimension.")
 
     num_epochs: PositiveInt = setting(20, "Passes over the images, at most.", flags=("-n", "--num-epochs"))
@@ -201,16 +205,19 @@ class TrainConfig(Settings):
     r2_tolerance: float = setting(1e-3, "Pairs of R2 with less weight than this are left out.", ge=0, lt=1)
     z_prior: float = setting(0.0, "Precision of the latents' Gaussian prior, nats.", ge=0)
     held_out: float = setting(0.02, "Fraction of images held out to watch for overfitting.", ge=0, le=0.5)
-    patience: int = setting(8, "Stop after so many epochs without gain on held-out images; 0: never.", ge=0)
+    patience: int = setting(
+        8, "Let the rates fall and end after so many epochs without gain on held-out images; 0: never.", ge=0
+    )
 
     seed: int = setting(0, "Seed of every random number.", ge=0)
     threads: PositiveInt | None = setting(None, "CPU threads [default: what SLURM and the machine grant].")
-    chunk: PositiveInt = setting(32, "Images that a CPU thread works on at once.")
+    chunk: PositiveInt = setting(16, "Images that a CPU thread works on at once.")
     device: str = setting("auto", "auto, cpu, or cuda[:N].")
 
     load: Literal["latest"] | Path | None = setting(
         None, "Go on from a checkpoint: a file, or 'latest' in --outdir.", union_mode="left_to_right"
     )
+    overwrite: bool = setting(False, "Replace the run that is in the folder.")
     checkpoint: PositiveInt = setting(1, "Save every so many epochs.")
     dcd: bool = setting(True, "Also write the conformations as conformations.dcd.")
     pdb: Literal["none", "all"] | PositiveInt | Path = setting(

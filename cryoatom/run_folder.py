@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -86,9 +85,28 @@ class RunFolder:
         """Latents of all images, float32 (images, latent)."""
         return self.path / _numbered("z", epoch, "npy")
 
-    def poses(self, epoch: int | None = None) -> Path:
+    @property
+    def poses(self) -> Path:
         """Poses as a RELION star file."""
-        return self.path / _numbered("poses", epoch, "star")
+        return self.path / "poses.star"
+
+    def start_anew(self, *, overwrite: bool) -> None:
+        """Make room for a new run: a run that is in the folder is removed, images in matched form and the log stay.
+
+        Raises
+        ------
+        ValueError
+            If there is one and it may not be replaced.
+        """
+        old = [*self.path.glob("weights*.pt"), *self.path.glob("z*.npy"), self.poses, self.metrics, self.conformations]
+        old = [path for path in (*old, self.trajectory, self.topology, self.pdb, self.evaluation) if path.exists()]
+        if old and not overwrite:
+            raise ValueError(
+                f"{self.path} holds a run ({old[0].name}): go on with --load latest, replace it with --overwrite, "
+                "or choose another --outdir"
+            )
+        for path in old:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def latest_checkpoint(self) -> Path | None:
         """Return the checkpoint of the highest epoch, or None."""
@@ -105,10 +123,6 @@ class RunFolder:
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
-    def save_json(self, path: Path, content: dict[str, Any]) -> None:
-        """Write a JSON file."""
-        self.save_text(path, json.dumps(content, indent=2) + "\n")
-
     def save_metrics(self, rows: Iterable[dict[str, float]]) -> None:
         """Write metrics.csv; a term that a row lacks is left empty."""
         rows = list(rows)
@@ -117,13 +131,6 @@ class RunFolder:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
-
-    def read_metrics(self) -> list[dict[str, float]]:
-        """Return the rows of metrics.csv, none if there is no such file."""
-        if not self.metrics.exists():
-            return []
-        with self.metrics.open(newline="", encoding="utf-8") as file:
-            return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def _numbered(stem: str, epoch: int | None, suffix: str) -> str:

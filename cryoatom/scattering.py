@@ -23,7 +23,7 @@ from cryoatom.records import Optics
 VOLTS_PER_FACTOR = 47.87801  # h² / (2π m e) in V·Å²: turns a scattering factor in Å into a transform of volts
 REST_ENERGY_KV = 510.99895  # m c² / e
 SOLVENT_POTENTIAL = 4.53  # V: water as free atoms at 0.93 g/cm³, 47.878 V·Å² · 3.041 Å / 32.2 Å³
-PADDING = 1.5  # side of the optics' grid over the box
+PADDING = 1.5  # least side of the optics' grid over the box
 BACKGROUND_RADIUS = 0.375  # of the box: RELION's default circle, outside of which an image is background
 
 # Displaced volumes, Å³ (Fraser, MacRae & Suzuki, J. Appl. Cryst. 11, 693, 1978); other elements: van der Waals sphere.
@@ -171,7 +171,7 @@ def _largest_cofactor(side: int) -> int:
 
 @dataclass(frozen=True)
 class Microscope:
-    """Weak-phase optics on a grid somewhat larger than the box, so that delocalised signal leaves the image for good.
+    """Weak-phase optics on a grid larger than the box, so that delocalised signal leaves the image for good.
 
     Parameters
     ----------
@@ -200,18 +200,30 @@ class Microscope:
         return 1 + 2 * sigma[:, None, None] * contrast
 
 
-def build_microscope(box: int, pixel_size: float, *, least: int = 0, dqe_nyquist: float = 1.0) -> Microscope:
+def delocalisation(optics: Optics, pixel_size: float) -> float:
+    """Return how far, in Å along x or y, defocus moves signal at most: λ |defocus| k at the Nyquist frequency."""
+    defocus = np.maximum(np.abs(optics.defocus_u), np.abs(optics.defocus_v))
+    return float((wavelength(optics.voltage_kv) * defocus).max() / (2 * pixel_size))
+
+
+def build_microscope(
+    box: int, pixel_size: float, *, least: int = 0, spread: float = 0.0, dqe_nyquist: float = 1.0
+) -> Microscope:
     """Prepare the optics of images of `box` pixels of `pixel_size` Å.
 
     Parameters
     ----------
     least : int
         Smallest side of the padded grid, in pixels: that of the projections.
+    spread : float
+        Å: the :func:`delocalisation` of the images. The grid is larger than box and projection by as much, and at
+        least 1.5 boxes: what its periodic transform brings back in at the other side then ends outside the box.
     dqe_nyquist : float
         Detective quantum efficiency at the Nyquist frequency; it falls linearly from 1 at zero (counting detectors).
         Counts are normalised to white noise, so the efficiency damps the signal by its square root.
     """
-    padded = max(int(scipy.fft.next_fast_len(int(np.ceil(PADDING * box)), real=True) or 0), least)
+    wanted = max(PADDING * box, max(box, least) + spread / pixel_size)
+    padded = int(scipy.fft.next_fast_len(int(np.ceil(wanted)), real=True) or 0)
     kx, ky = frequencies(padded, pixel_size)
     efficiency = 1 - (1 - dqe_nyquist) * 2 * pixel_size * torch.sqrt(kx**2 + ky**2)
     return Microscope(box, ctf_basis(padded, pixel_size).float(), efficiency.clamp(min=0).sqrt().float())

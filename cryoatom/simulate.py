@@ -24,6 +24,7 @@ from cryoatom.scattering import (
     build_microscope,
     build_projector,
     count_electrons,
+    delocalisation,
     normalize_background,
 )
 from cryoatom.simulate_config import SimulateConfig
@@ -144,9 +145,15 @@ def expected_images(
         If the molecule, with its shifts, does not fit the box.
     """
     projector = _projector_for(specimen, config)
-    microscope = build_microscope(config.box, config.pixel_size, least=projector.side, dqe_nyquist=config.dqe_nyquist)
-    positions = torch.from_numpy(specimen.positions)
     poses, optics = exposures.poses, exposures.optics
+    microscope = build_microscope(
+        config.box,
+        config.pixel_size,
+        least=projector.side,
+        spread=delocalisation(optics, config.pixel_size),
+        dqe_nyquist=config.dqe_nyquist,
+    )
+    positions = torch.from_numpy(specimen.positions)
 
     def expected(index: np.ndarray) -> Float[Tensor, "batch box box"]:
         to_image = torch.from_numpy(poses.rotations[index, :2]).float()

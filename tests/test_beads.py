@@ -1,5 +1,6 @@
 """Beads against the template's own atoms, and against what rigid motions do to them."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -105,11 +106,36 @@ def test_gradcheck_of_the_projection(kind):
     assert torch.autograd.gradcheck(lambda x: beads.project(x, poses), deformed(template).requires_grad_())
 
 
-def test_alpha_carbons_alone_give_two_beads():
+def test_alpha_carbons_alone_give_two_beads(caplog):
     bare = template_from_atoms(adk().atoms[adk().atoms.names == "CA"], "test")[0]
+    bead_layout(bare, "two")
+    assert not caplog.records
+    bead_layout(bare, "atoms")
+    assert "C-alphas only: two generic beads" in caplog.text
     found, expected = bead_layout(bare, "atoms"), bead_layout(adk(), "two")
     for name in ("residue", "kind", "anchors", "offsets", "electrons"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+def test_a_residue_with_a_c_alpha_alone_weighs_as_much_as_a_whole_one():
+    kept = adk().atoms[(adk().atoms.names == "CA") | (adk().atoms.residue_numbers > 20)]
+    mixed, whole = template_from_atoms(kept, "test")[0], adk()
+    found, alone, rest = (bead_layout(*which) for which in [(mixed, "atoms"), (mixed, "ca"), (whole, "atoms")])
+    for name in ("residue", "kind", "anchors", "offsets", "electrons", "variances"):
+        np.testing.assert_allclose(getattr(found, name)[:20], getattr(alone, name)[:20], atol=1e-9)
+        np.testing.assert_array_equal(getattr(found, name)[20:], getattr(rest, name)[rest.residue >= 20])
+
+
+def test_elements_weigh_by_atomic_number_and_unknown_ones_are_named(caplog):
+    atoms = helix(4)
+    elements = atoms.elements.astype("U2")
+    elements[:5] = ["N", "C", "C", "O", "Br"]
+    template = template_from_atoms(replace(atoms, elements=elements), "test")[0]
+    assert bead_layout(template, "atoms").electrons[1] == 35 and not caplog.records
+    elements[4] = "Qq"
+    template = replace(template, atoms=replace(template.atoms, elements=elements))
+    assert bead_layout(template, "atoms").electrons[1] == 6
+    assert "unknown elements, taken as carbon: Qq" in caplog.text
 
 
 def test_the_generic_side_chain_bead_lies_near_the_side_chain():

@@ -1,5 +1,4 @@
 import logging
-import os
 import shlex
 import signal
 import subprocess
@@ -285,15 +284,3 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(terminal):
     assert "simulating" in text and "ETA" in text
     assert ("\x1b[" in text) == terminal
     assert len(text.splitlines()) == 1 or terminal
-
-
-@pytest.mark.slow
-def test_help_takes_less_than_half_a_second():
-    def seconds() -> float:
-        started = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "cryoatom.cli.main", "--help"], check=True, capture_output=True, env=os.environ
-        )
-        return time.perf_counter() - started
-
-    assert min(seconds() for _ in range(5)) < 0.5

@@ -20,7 +20,7 @@ from cryoatom.results import predictions as predictions_module
 from cryoatom.results.evaluate import evaluate
 from cryoatom.results.evaluation import EvaluationResult
 from cryoatom.results.evaluation_files import write_evaluation
-from cryoatom.results.ground_truth import GroundTruth, match_by_number, read_ground_truth, read_labels
+from cryoatom.results.ground_truth import GroundTruth, match_truth, read_ground_truth, read_labels
 from cryoatom.results.plots import PLOTS
 from cryoatom.results.predictions import Predictions, read_predictions
 from cryoatom.structure.template import Template, template_from_atoms, write_template
@@ -366,7 +366,7 @@ def test_all_atoms_of_a_topology_are_narrowed_to_calphas(tmp_path):
 
 
 def matched(truth: Template, template: Template) -> tuple[np.ndarray, tuple[str, ...]]:
-    return match_by_number(truth, template, "truth.dcd")
+    return match_truth(truth, template, "truth.dcd")
 
 
 def test_residues_that_do_not_match():
@@ -387,9 +387,51 @@ def test_other_residue_names_are_noted():
     (positions,) = trajectory(frames=1)
     _, notes = matched(protein(positions, names="GLY", first=5), protein(positions))
     assert notes == (
+        "neither numbers nor names match: the residues of the ground truth are taken in order",
         "30 of 30 residues have another name in the ground truth, the first is ALA 1 in the template and GLY 5 in the "
         "ground truth",
     )
+
+
+SEQUENCE = np.array(["ALA", "GLY", "LEU", "SER", "TRP", "LYS", "GLU", "VAL", "THR", "PHE"])
+
+
+def of_sequence(positions: np.ndarray, names: np.ndarray, **changes) -> Template:
+    return template_from_atoms(replace(calphas(positions, **changes), residue_names=names), "made in the test")[0]
+
+
+def test_equally_many_residues_are_matched_by_number_and_sequence_not_by_order():
+    (positions,) = trajectory(frames=1)
+    names = SEQUENCE[np.random.default_rng(0).integers(10, size=30)]
+    template = of_sequence(positions[:29], names[:29])
+    renumbered = of_sequence(positions[:29], names[:29], first=2)
+    index, notes = matched(renumbered, template)
+    np.testing.assert_array_equal(index, np.arange(29))
+    assert notes == ()
+    with pytest.raises(ValueError, match="29 residues, .* 29, and 1 of .* first is A:1: choose"):
+        matched(of_sequence(positions[1:], names[1:], first=2), template)
+    part = of_sequence(positions[2:12], names[2:12], first=103)  # numbered otherwise than the larger truth
+    index, notes = matched(of_sequence(positions, names), part)
+    np.testing.assert_array_equal(index, np.arange(2, 12))
+    assert notes == ("10 of the ground truth's 30 residues are matched: A:3-12",)
+
+
+@pytest.mark.parametrize("first", [1, 5])
+def test_mutated_residues_are_matched_by_their_neighbours(first):
+    (positions,) = trajectory(frames=1)
+    names = SEQUENCE[np.random.default_rng(0).integers(10, size=30)]
+    mutated = names.copy()
+    mutated[[0, 13]] = "MET"
+    index, notes = matched(of_sequence(positions, mutated, first=first), of_sequence(positions, names))
+    np.testing.assert_array_equal(index, np.arange(30))
+    assert len(notes) == 1 and notes[0].startswith("2 of 30 residues have another name")
+
+
+def test_numbers_decide_where_no_names_match():
+    (positions,) = trajectory(frames=1)
+    index, notes = matched(protein(positions, names="GLY"), protein(positions[4:20], first=5))
+    np.testing.assert_array_equal(index, np.arange(4, 20))
+    assert notes[0].startswith("16 of 16 residues have another name")
 
 
 def test_models_of_a_structure_file_are_a_ground_truth(tmp_path):

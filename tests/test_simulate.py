@@ -23,6 +23,7 @@ from cryoatom.scattering import (
     build_microscope,
     build_projector,
     count_electrons,
+    delocalisation,
     interaction_constant,
     normalize_background,
 )
@@ -185,6 +186,22 @@ def test_weak_phase_contrast_is_two_sigma_v_times_the_ctf():
     gain = -2 * 6.526e-4 * (np.sqrt(1 - 0.06**2) * np.sin(chi) + 0.06 * np.cos(chi))
     expected = gain * wave[:, (padded - box) // 2 :][:, :box, (padded - box) // 2 :][..., :box]
     torch.testing.assert_close(image, expected, atol=2e-6, rtol=0)
+
+
+def test_far_from_focus_delocalised_signal_does_not_come_back_in():
+    """An atom near the edge, 10 µm under focus: the image cut from a much larger one is the same."""
+    box, pixel = 64, 1.0
+    far = replace(optics(), defocus_u=np.array([1e5]), defocus_v=np.array([0.98e5]))
+    spread = delocalisation(far, pixel)
+    assert spread == pytest.approx(0.0196875 * 1e5 / 2, rel=1e-4)
+    x = torch.arange(box) - 32.0
+    potential = torch.exp(-0.5 * (x[:, None] ** 2 + (x - 24) ** 2))[None]
+    truth = build_microscope(box, pixel, least=2048).intensity(potential, far) - 1
+    padded = build_microscope(box, pixel, spread=spread)
+    error = (padded.intensity(potential, far) - 1 - truth).norm() / truth.norm()
+    wrapped = (build_microscope(box, pixel).intensity(potential, far) - 1 - truth).norm() / truth.norm()
+    assert error < 0.05 and wrapped > 5 * error
+    assert build_microscope(box, pixel, spread=10.0).basis.shape == build_microscope(box, pixel).basis.shape
 
 
 def test_counts_are_poisson_and_normalised_background_is_standard():

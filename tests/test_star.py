@@ -449,6 +449,25 @@ def test_particles_that_were_read_are_written_the_same(folder):
         assert_same(read_star_particles(folder / "again.star"), particles)
 
 
+@pytest.mark.parametrize("name", ["a.mrcs", "Extract/job007/a.mrcs"])
+def test_stacks_are_found_from_wherever_the_file_is_written(tmp_path, name):
+    project, run = tmp_path / "project", tmp_path / "results/run"
+    run.mkdir(parents=True)
+    write_stack(project / name, np.zeros((4, 16, 16)))
+    (project / "p.star").write_text(RELION_30.replace("b.mrcs", "a.mrcs").replace("a.mrcs", name))
+    particles = read_star_particles(project / "p.star")
+    write_star_particles(run / "poses.star", particles)
+    again = read_star_particles(run / "poses.star")
+    assert again.image_names.tolist() == [f"{n:06d}@../../project/{name}" for n in (2, 1, 4)]
+    assert_same(replace(again, image_names=particles.image_names), particles)
+    (project / "run").mkdir()  # inside a RELION project names stay: RELION resolves them from its folder
+    write_star_particles(project / "run/poses.star", particles)
+    assert_same(read_star_particles(project / "run/poses.star"), particles)
+    write_stack(run / name, np.ones((4, 16, 16)))  # another stack of that name
+    write_star_particles(run / "poses.star", particles)
+    assert read_star_particles(run / "poses.star").stacks == particles.stacks
+
+
 def test_groups_of_several_optics_are_divided(folder):
     particles = read(folder, OPTICS + PARTICLES)
     together = replace(particles, optics_group=np.zeros(3, np.int64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,6 +61,19 @@ def locate_stacks(names: Sequence[str], source: Path, datadir: Path | None = Non
     if any(not is_whole_name for _, is_whole_name in matched):
         _check_distinct(names, found, source)
     return tuple(found)
+
+
+def stack_name(stack: Path, name: str, source: Path) -> str:
+    """Return a name by which :func:`locate_stacks` finds a stack from the particle file `source` that is to be written.
+
+    That is the name it had, where this still leads to it from the folder of `source` or one above it (a RELION
+    project), or where there is no such file; else its path relative to that folder.
+    """
+    folder = source.absolute().parent
+    found = next((path for root in (folder, *folder.parents) if (path := root / name).is_file()), None)
+    if not stack.is_file() or (found is not None and found.samefile(stack)):
+        return name
+    return os.path.relpath(stack.resolve(), folder.resolve())
 
 
 def _rules(source: Path, datadir: Path | None) -> list[tuple[Path, bool]]:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import starfile
 
-from cryoatom.files.locate import locate_stacks
+from cryoatom.files.locate import locate_stacks, stack_name
 from cryoatom.files.mrc import open_stack
 from cryoatom.files.replacing import replacing
 from cryoatom.files.star_table import ParticleTable, read_particle_table, to_numbers
@@ -226,8 +226,9 @@ def _pair(table: ParticleTable, x: str, y: str) -> np.ndarray | None:
 def write_star_particles(path: str | os.PathLike, particles: Particles) -> None:
     """Write particles as RELION 3.1 and later reads them: optics groups, origins in Å.
 
-    Image names are those of `particles`, which RELION resolves from its project folder. Optics groups are numbered
-    from 1; a group whose voltage, aberration or amplitude contrast vary becomes several.
+    Image names are those of `particles`, which RELION resolves from its project folder; stacks that these do not lead
+    to from where the file is written are named relative to its folder. Optics groups are numbered from 1; a group
+    whose voltage, aberration or amplitude contrast vary becomes several.
     """
     optics = particles.optics
     per_group = np.stack([particles.optics_group, optics.voltage_kv, optics.cs_mm, optics.amplitude_contrast], axis=1)
@@ -246,7 +247,7 @@ def write_star_particles(path: str | os.PathLike, particles: Particles) -> None:
         }
     )
     columns = {
-        "rlnImageName": particles.image_names,
+        "rlnImageName": _image_names(Path(path), particles),
         "rlnDefocusU": optics.defocus_u,
         "rlnDefocusV": optics.defocus_v,
         "rlnDefocusAngle": np.rad2deg(optics.defocus_angle),
@@ -258,6 +259,16 @@ def write_star_particles(path: str | os.PathLike, particles: Particles) -> None:
     text = text.split("\n", 1)[1].replace("\ndata_", "\n# version 30001\n\ndata_")  # no date: same data, same bytes
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _image_names(path: Path, particles: Particles) -> np.ndarray:
+    """Return names that lead from `path` to the images."""
+    names, of_image = particles.image_names.tolist(), particles.stack_of_image.tolist()
+    used, first = np.unique(particles.stack_of_image, return_index=True)
+    own = {stack: names[row].rpartition("@")[2] for stack, row in zip(used.tolist(), first.tolist(), strict=True)}
+    new = {stack: stack_name(particles.stacks[stack], name, path) for stack, name in own.items()}
+    places = zip(names, of_image, particles.slice_of_image.tolist(), strict=True)
+    return np.array([n if new[i] == own[i] else f"{place + 1:06d}@{new[i]}" for n, i, place in places])
 
 
 def _pose_columns(poses: Poses | None) -> dict[str, np.ndarray]:

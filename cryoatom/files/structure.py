@@ -96,10 +96,15 @@ def write_models(path: str | os.PathLike, atoms: Atoms, positions: np.ndarray) -
         write(temporary, atoms, positions)
 
 
+def format_suffix(path: Path) -> str:
+    """Return the suffix that names a file's format, in lower case: that before .gz, '' without one."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    return next((suffix for suffix in reversed(suffixes) if suffix != ".gz"), "")
+
+
 def is_mmcif(path: Path) -> bool:
     """Tell mmCIF from PDB by the suffix; any other suffix is a ValueError."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    suffix = next((s for s in reversed(suffixes) if s != ".gz"), "")
+    suffix = format_suffix(path)
     if suffix not in PDB_SUFFIXES + MMCIF_SUFFIXES:
         raise ValueError(f"{path}: expected a structure named .cif, .mmcif, .pdb or .ent (.gz too), not {suffix!r}")
     return suffix in MMCIF_SUFFIXES

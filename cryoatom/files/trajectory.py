@@ -14,7 +14,7 @@ import numpy as np
 
 from cryoatom.files.psf import read_psf
 from cryoatom.files.replacing import replacing
-from cryoatom.files.structure import MMCIF_SUFFIXES, PDB_SUFFIXES, read_atoms, read_models
+from cryoatom.files.structure import MMCIF_SUFFIXES, PDB_SUFFIXES, format_suffix, read_atoms, read_models
 from cryoatom.records import Atoms
 
 ANGSTROM_PER_NM = 10.0
@@ -60,7 +60,7 @@ def read_trajectory(path: str | os.PathLike, topology: str | os.PathLike | None 
     if not path.is_file():
         raise FileNotFoundError(f"trajectory {path} does not exist")
     atoms = None
-    suffix = _suffix(path)
+    suffix = format_suffix(path)
     if suffix in READERS:
         positions = READERS[suffix](path)
     elif suffix in PDB_SUFFIXES + MMCIF_SUFFIXES:
@@ -84,11 +84,11 @@ def read_topology(path: str | os.PathLike) -> Atoms:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"topology {path} does not exist")
-    if _suffix(path) == ".psf":
+    if format_suffix(path) == ".psf":
         return read_psf(path)
-    if _suffix(path) in PDB_SUFFIXES + MMCIF_SUFFIXES:
+    if format_suffix(path) in PDB_SUFFIXES + MMCIF_SUFFIXES:
         return read_atoms(path)
-    raise ValueError(f"{path}: expected a topology named .psf, .pdb or .cif, not {_suffix(path)!r}")
+    raise ValueError(f"{path}: expected a topology named .psf, .pdb or .cif, not {format_suffix(path)!r}")
 
 
 class DcdWriter:
@@ -212,11 +212,6 @@ def _check_counts(path: Path, positions: np.ndarray, topology: Path, atoms: Atom
             f"{path} has {positions.shape[1]} atoms a frame, the topology {topology} has {len(atoms)}; "
             "give the topology that the trajectory was written with"
         )
-
-
-def _suffix(path: Path) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    return next((suffix for suffix in reversed(suffixes) if suffix != ".gz"), "")
 
 
 READERS = {".dcd": _read_dcd, ".xtc": _read_xtc, ".npy": _read_npy}

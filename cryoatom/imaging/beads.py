@@ -7,21 +7,26 @@ template's own atoms rigidly in each residue's local frame.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
+import gemmi
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cryoatom.imaging.residues import ATOMIC_NUMBERS, residue_electrons, residue_types, residue_widths
+from cryoatom.imaging.residues import residue_electrons, residue_types, residue_widths
 from cryoatom.sparse import SparseMatrix
 from cryoatom.structure.template import Template
+
+logger = logging.getLogger(__name__)
 
 BACKBONE_ATOMS = ("N", "CA", "C", "O", "OXT")
 _BACKBONE_ELECTRONS = 29.0  # N CA C O and their two hydrogens
 _ATOM_WIDTH = 1.0  # Å, of one atom's projection
 _SPLIT_SIDE_CHAIN = 4  # heavy atoms; a longer side chain becomes a near and a far bead
+_FLOOR_SLOPE = 0.02  # below the least variance: next to nothing, but a gradient that finds the way back
 _KINDS = 3  # backbone, near (or whole) side chain, far side chain
 
 
@@ -109,8 +114,7 @@ def ca_layout(template: Template) -> BeadLayout:
 def two_bead_layout(template: Template) -> BeadLayout:
     """Return a backbone bead at the peptide midpoint and a side-chain bead along e2 of each residue but glycine.
 
-    The side chain's centre lies about 0.75 Å from the C-alpha for each electron pair of its depth; the distance grows
-    with the cube root of its mass like the widths do.
+    A side chain of N electrons lies 0.75 Å · N^(1/3) from the C-alpha: 1.6 Å for alanine, 3.1 Å for tryptophan.
     """
     n = len(template)
     residue = np.arange(n)
@@ -149,28 +153,45 @@ def _group_atoms(template: Template) -> np.ndarray:
 def atom_layout(template: Template) -> BeadLayout:
     """Return at most three beads per residue that carry the template's own atoms, rigid in the local frame.
 
-    A bead sits at its atoms' electron-weighted centre and has their spread Rg²/3 as fixed variance.
+    A bead sits at its atoms' electron-weighted centre and has their spread Rg²/3 as fixed variance. A residue of which
+    there is only the C-alpha has the bead of :func:`ca_layout`, which weighs the whole residue.
     """
     kind = _group_atoms(template)
     label = template.atom_residue * _KINDS + kind
     used, bead = np.unique(label, return_inverse=True)
     residue, bead_kind = used // _KINDS, used % _KINDS
-    weight = np.array([ATOMIC_NUMBERS.get(str(e), 6) for e in template.atoms.elements], dtype=np.float64)
+    weight = _atomic_numbers(template.atoms.elements)
     electrons = np.bincount(bead, weight)
     xyz = template.atoms.positions
     center = np.stack([np.bincount(bead, weight * xyz[:, k]) for k in range(3)], axis=1) / electrons[:, None]
     spread = np.bincount(bead, weight * ((xyz - center[bead]) ** 2).sum(axis=1)) / electrons
     frames = local_frames(template.positions, frame_triples(template.chain_position))
     offsets = np.einsum("bkc,bc->bk", frames[residue], center - template.positions[residue])
-    return BeadLayout(residue, bead_kind, np.stack([residue, residue], axis=1), offsets, electrons, spread / 3)
+    is_alone = (np.bincount(template.atom_residue) == 1)[residue]
+    whole = ca_layout(template)
+    electrons = np.where(is_alone, whole.electrons[residue], electrons)
+    variances = np.where(is_alone, whole.variances[residue], spread / 3)
+    return BeadLayout(residue, bead_kind, whole.anchors[residue], offsets, electrons, variances)
+
+
+def _atomic_numbers(elements: np.ndarray) -> np.ndarray:
+    """Return (atoms,) atomic numbers; what is no element counts as carbon, and is logged."""
+    kinds, kind_of_atom = np.unique(elements, return_inverse=True)
+    numbers = np.array([gemmi.Element(kind).atomic_number for kind in kinds.tolist()], dtype=np.float64)
+    unknown = [kind or "(none)" for kind in kinds[numbers == 0].tolist()]
+    if unknown:
+        logger.warning("the template has atoms of unknown elements, taken as carbon: %s", ", ".join(unknown))
+    return np.where(numbers == 0, 6.0, numbers)[kind_of_atom]
 
 
 def bead_layout(template: Template, beads: str) -> BeadLayout:
     """Return the layout named `beads` ('atoms', 'two' or 'ca'); 'atoms' of a C-alpha-only template becomes 'two'."""
     if beads == "ca":
         return ca_layout(template)
-    if beads == "atoms" and len(template.atoms) > len(template):
+    if beads == "atoms" and not template.is_alpha_only:
         return atom_layout(template)
+    if beads == "atoms":
+        logger.warning("the template has C-alphas only: two generic beads a residue take the place of its atoms")
     return two_bead_layout(template)
 
 
@@ -234,7 +255,8 @@ class BeadModel(nn.Module):
     def variances(self) -> Float[Tensor, " beads"]:
         """Return squared bead widths in Å²."""
         learned = torch.exp(self.log_variance)[self.group]
-        return (self.fixed_variances + learned).clamp_min(self.minimum_variance)
+        above = self.fixed_variances + learned - self.minimum_variance
+        return self.minimum_variance + nn.functional.leaky_relu(above, _FLOOR_SLOPE)
 
     def project(
         self, conformations: Float[Tensor, "batch residues 3"], rotations: Float[Tensor, "batch 3 3"]

@@ -58,8 +58,3 @@ def profiled_nll(cross: Float[Tensor, " batch"], power: Float[Tensor, " batch"])
     A negative correlation has its best scale at 0; there the value is 0 and so is the gradient.
     """
     return -0.5 * cross.clamp_min(0) ** 2 / power
-
-
-def best_scale(cross: Float[Tensor, " batch"], power: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """Return s* = ⟨w, v⟩ / ⟨v, κ * v⟩, the scale that maximises the likelihood of each image."""
-    return cross / power

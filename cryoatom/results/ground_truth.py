@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from cryoatom.files.trajectory import Trajectory, read_trajectory
+from cryoatom.structure.match import match_residues
 from cryoatom.structure.template import Template, template_from_atoms
 
 
@@ -57,15 +57,16 @@ def read_ground_truth(path: Path, topology: Path | None, template: Template) -> 
             )
         return GroundTruth(trajectory.positions, ())
     truth, kept = _protein(trajectory, str(topology or path))
-    index, notes = match_by_number(truth, template, str(path))
+    index, notes = match_truth(truth, template, str(path))
     return GroundTruth(trajectory.positions[:, kept[index]], notes)
 
 
-def match_by_number(truth: Template, template: Template, source: str) -> tuple[np.ndarray, tuple[str, ...]]:
+def match_truth(truth: Template, template: Template, source: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """Find the residue of the truth for each residue of the template.
 
-    Equally many residues are taken in order. More of them in the truth are matched by chain, number and insertion
-    code, or by number and insertion code alone where the chains have other names and that is unique.
+    They are matched by :func:`~cryoatom.structure.match.match_residues`, and residues of other names by the numbers of
+    their neighbours. Where no names match, numbers decide alone; where these do not, equally many residues are taken
+    in order.
 
     Returns
     -------
@@ -75,18 +76,31 @@ def match_by_number(truth: Template, template: Template, source: str) -> tuple[n
     Raises
     ------
     ValueError
-        When the truth lacks residues of the template.
+        When the truth lacks residues of the template, or has several chains that could be one of the template's.
     """
-    if len(truth) == len(template):
-        index, notes = np.arange(len(template)), []
-    elif len(truth) < len(template):
+    if len(truth) < len(template):
         raise ValueError(
             f"the template has {len(template)} residues, the ground truth {source} only {len(truth)}: choose those "
             "with `cryoatom template --residues` before training"
         )
+    notes = []
+    try:
+        pairs = match_residues(template, truth)
+    except ValueError as error:
+        place = {key: row for row, key in enumerate(_keys(truth))}
+        index = np.array([place.get(key, -1) for key in _keys(template)])
+        if (index < 0).any():
+            if len(truth) > len(template):
+                raise ValueError(f"the ground truth {source} cannot be matched with the template: {error}") from None
+            index = np.arange(len(template))
+            notes.append("neither numbers nor names match: the residues of the ground truth are taken in order")
     else:
-        index = _index_by_number(truth, template, source)
-        notes = [f"{len(template)} of the ground truth's {len(truth)} residues are matched: {_ranges(truth, index)}"]
+        _check_unique(truth, template, pairs[1], source)
+        index = _with_neighbours(truth, template, pairs)
+        _check_complete(truth, template, index, source)
+        if len(truth) > len(template):
+            matched = f"{len(template)} of the ground truth's {len(truth)} residues are matched"
+            notes.append(f"{matched}: {_ranges(truth, index)}")
     differing = np.flatnonzero(truth.residue_names[index] != template.residue_names)
     if len(differing):
         first = differing[0]
@@ -153,30 +167,57 @@ def _protein(trajectory: Trajectory, source: str) -> tuple[Template, np.ndarray]
     return truth, report.kept[truth.atoms.names == "CA"]
 
 
-def _index_by_number(truth: Template, template: Template, source: str) -> np.ndarray:
-    has_chains = set(template.chain_ids.tolist()) <= set(truth.chain_ids.tolist())
-    wanted, found = (_keys(residues, has_chains) for residues in (template, truth))
-    if len(set(found)) < len(found):
-        own, other = (", ".join(dict.fromkeys(residues.chain_ids.tolist())) for residues in (template, truth))
+def _check_unique(truth: Template, template: Template, matched: np.ndarray, source: str) -> None:
+    """Raise ValueError where a chain without a namesake was matched though another chain would do as well."""
+    own, other = (dict.fromkeys(residues.chain_ids.tolist()) for residues in (template, truth))
+    if own.keys() <= other.keys():
+        return
+    rest = ~np.isin(truth.chain_ids, truth.chain_ids[matched])
+    try:
+        again = len(match_residues(template, truth.atoms[truth.atoms.names == "CA"][rest])[0])
+    except ValueError:
+        return
+    if again >= len(matched):
         raise ValueError(
-            f"the template has {len(template)} residues in chains {own}, the ground truth {source} {len(truth)} in "
-            f"chains {other}, and residue numbers alone are not unique there: name the chains alike"
+            f"the template has {len(template)} residues in chains {', '.join(own)}, the ground truth {source} "
+            f"{len(truth)} in chains {', '.join(other)}, and which of these it is is not unique: name the chains alike"
         )
-    place = {key: index for index, key in enumerate(found)}
-    missing = [key for key in wanted if key not in place]
-    if missing:
-        chain, number, code = missing[0]
+
+
+def _with_neighbours(truth: Template, template: Template, pairs: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return the truth's residue of each of the template's, -1 for none.
+
+    A residue that has no match for its name gets that with the shift in numbering of the nearest match in its chain.
+    """
+    index = np.full(len(template), -1)
+    index[pairs[0]] = pairs[1]
+    taken = set(pairs[1].tolist())
+    place = {key: row for row, key in enumerate(_keys(truth)) if row not in taken}
+    for row in np.flatnonzero(index < 0).tolist():
+        same_chain = pairs[0][template.chain_ids[pairs[0]] == template.chain_ids[row]]
+        if len(same_chain):
+            nearest = same_chain[np.abs(same_chain - row).argmin()]
+            shift = truth.residue_numbers[index[nearest]] - template.residue_numbers[nearest]
+            number = int(template.residue_numbers[row] + shift)
+            key = (str(truth.chain_ids[index[nearest]]), number, str(template.insertion_codes[row]))
+            index[row] = place.pop(key, -1)
+    return index
+
+
+def _check_complete(truth: Template, template: Template, index: np.ndarray, source: str) -> None:
+    missing = np.flatnonzero(index < 0)
+    if len(missing):
+        chain, number, code = _keys(template)[missing[0]]
         raise ValueError(
             f"the template has {len(template)} residues, the ground truth {source} {len(truth)}, and {len(missing)} of "
-            f"the template's are not among them by number, the first is {chain}{':' if chain else ''}{number}{code}: "
-            "number both alike"
+            f"the template's are not among them, the first is {chain}{':' if chain else ''}{number}{code}: choose "
+            "those that are with `cryoatom template --residues` before training"
         )
-    return np.array([place[key] for key in wanted])
 
 
-def _keys(residues: Template, has_chains: bool) -> list[tuple[str, int, str]]:
-    chains: Sequence[str] = residues.chain_ids.tolist() if has_chains else [""] * len(residues)
-    return list(zip(chains, residues.residue_numbers.tolist(), residues.insertion_codes.tolist(), strict=True))
+def _keys(residues: Template) -> list[tuple[str, int, str]]:
+    columns = (residues.chain_ids, residues.residue_numbers, residues.insertion_codes)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def _ranges(residues: Template, index: np.ndarray) -> str:

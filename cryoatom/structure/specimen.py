@@ -12,10 +12,10 @@ import torch
 
 from cryoatom.files.trajectory import read_trajectory
 from cryoatom.records import Atoms
+from cryoatom.structure.residues import WATERS
 from cryoatom.structure.superpose import kabsch, transform
 from cryoatom.structure.template import select_residues
 
-WATERS = ("HOH", "WAT", "H2O", "DOD", "SOL", "TIP", "TIP3", "TIP4", "TIP5", "SPC", "T3P", "T4P")
 _logger = logging.getLogger(__name__)
 
 
@@ -72,7 +72,7 @@ def read_specimen(
                 f"{path} ({other.positions.shape[1]} atoms) does not have the atoms of {paths[0]} ({len(atoms)}) in "
                 "their order: simulate them one by one"
             )
-    kept = ~np.isin(atoms.residue_names, WATERS)
+    kept = ~np.isin(atoms.residue_names, list(WATERS))
     if not kept.all():
         _logger.warning("%s: %d water atoms are left out", paths[0], np.count_nonzero(~kept))
     positions = np.concatenate([trajectory.positions[:, kept] for trajectory in trajectories])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import pickle
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,17 @@ from cryoatom.run_folder import RunFolder
 from cryoatom.training.trainer import Trainer
 
 History = list[dict[str, float]]
+Identity = dict[str, str]
+_logger = logging.getLogger(__name__)
 
 
-def save_checkpoint(path: Path, trainer: Trainer, history: History, identity: str) -> None:
+def save_checkpoint(path: Path, trainer: Trainer, history: History, identity: Identity) -> None:
     """Write a checkpoint under a temporary name, then rename it: a kill at any moment leaves the last one whole.
 
     Parameters
     ----------
     identity
-        Digest of the dataset, so that a checkpoint is never continued on other images.
+        What the fit belongs to (:func:`cryoatom.training.inputs.run_identity`).
     """
     state = {
         "identity": identity,
@@ -37,29 +40,10 @@ def save_checkpoint(path: Path, trainer: Trainer, history: History, identity: st
         temporary.write_bytes(buffer.getbuffer())
 
 
-def load_checkpoint(path: Path, trainer: Trainer, identity: str) -> History:
-    """Restore a fit and return its history.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is no checkpoint, or one of other images or of another model.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint {path}")
+def load_checkpoint(path: Path, trainer: Trainer) -> History:
+    """Restore a fit from a checkpoint that :func:`find_checkpoint` has found fitting, and return its history."""
     state = _read(path)
-    if state["identity"] != identity:
-        raise ValueError(
-            f"{path} belongs to other images (or another crop, or other poses) than this run: "
-            "continue it with the particle file and options it was started with, or start anew without --load"
-        )
-    try:
-        trainer.model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        first = str(error).splitlines()[0]
-        raise ValueError(f"{path} holds another model than --decoder, --beads and --zdim ask for: {first}") from None
+    trainer.model.load_state_dict(state["model"])
     settings = [{k: v for k, v in group.items() if k != "params"} for group in trainer.optimizer.param_groups]
     trainer.optimizer.load_state_dict(state["optimizer"])
     for group, setting in zip(trainer.optimizer.param_groups, settings, strict=True):
@@ -79,8 +63,28 @@ def _read(path: Path) -> dict[str, Any]:
     return state
 
 
-def checkpoint_to_load(load: str | Path | None, folder: RunFolder) -> Path | None:
-    """Return the checkpoint that `--load` names; 'latest' in a folder without one starts anew (None)."""
-    if load == "latest":
-        return folder.latest_checkpoint()
-    return None if load is None else Path(load)
+def find_checkpoint(load: str | Path | None, folder: RunFolder, identity: Identity) -> Path | None:
+    """Return the checkpoint that `--load` names, if it belongs to this run; None starts anew.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no checkpoint, or one of another run; says what differs.
+    """
+    path = folder.latest_checkpoint() if load == "latest" else None if load is None else Path(load)
+    if path is None:
+        if load == "latest":
+            _logger.warning("no checkpoint in %s: starting anew", folder.path)
+        return None
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint {path}")
+    found = _read(path)["identity"]
+    different = [name for name in identity if found.get(name) != identity[name]]
+    if different:
+        raise ValueError(
+            f"{path} belongs to another run ({'; '.join(different)} differ): continue it with the particle file, "
+            "template and options it was started with, or start anew without --load"
+        )
+    return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,40 +12,46 @@ import torch
 from cryoatom.config import TrainConfig
 from cryoatom.imaging.likelihood import cross_and_power
 from cryoatom.run_folder import RunFolder
-from cryoatom.training.checkpoint import History, checkpoint_to_load, load_checkpoint, save_checkpoint
+from cryoatom.training.checkpoint import History, Identity, load_checkpoint, save_checkpoint
 from cryoatom.training.stage import Stage
-from cryoatom.training.trainer import Trainer
+from cryoatom.training.trainer import Schedule, Trainer
 
+_LEAST_DEVIATIONS = 5.0  # of the noise, by which the template must be seen in the sample
 _SCALE_SAMPLE = 1024  # images that fix the scale from electrons to image units
 _GAIN = 1e-5  # part of the held-out likelihood that counts as a gain
 _logger = logging.getLogger(__name__)
 
 
-def fit(config: TrainConfig, trainer: Trainer, folder: RunFolder, identity: str, stage: Stage) -> None:
+def fit(
+    config: TrainConfig, trainer: Trainer, folder: RunFolder, identity: Identity, checkpoint: Path | None, stage: Stage
+) -> None:
     """Run the epochs, with a checkpoint and a row of metrics for each, then refine the latents alone.
 
     Parameters
     ----------
     identity
-        Digest of the dataset, for the checkpoints.
+        What the checkpoints belong to.
+    checkpoint
+        Where to go on; None starts anew.
     """
     training, held_out = split_rows(len(trainer.data), config.held_out, config.seed)
-    checkpoint = checkpoint_to_load(config.load, folder)
-    history: History = [] if checkpoint is None else load_checkpoint(checkpoint, trainer, identity)
+    history: History = [] if checkpoint is None else load_checkpoint(checkpoint, trainer)
     if checkpoint is None:
-        start_scale(trainer, training[:_SCALE_SAMPLE])
-    with stage(config.num_epochs * len(training), "Training") as advance:
-        for epoch in range(len(history), config.num_epochs):
-            if should_stop(history, config.patience):
-                _logger.info("no gain on held-out images for %d epochs: stopped after epoch %d", config.patience, epoch)
+        start_scale(trainer, training)
+    first, full = len(history), trainer.schedule
+    with stage((config.num_epochs - first) * len(training), "Training") as advance:
+        while True:
+            trainer.schedule = shortened(full, history, config.patience)
+            epoch = len(history)
+            if epoch >= trainer.schedule.epochs:
                 break
-            seen, started = epoch * len(training), time.monotonic()
+            seen, started = (epoch - first) * len(training), time.monotonic()
             row = {"epoch": epoch + 1.0}
             row |= trainer.train_epoch(epoch, training, lambda count, seen=seen: advance(seen + count, ""))
             row |= {f"held_out_{name}": value for name, value in follow_held_out(trainer, held_out, epoch).items()}
             history.append(row | {"seconds": time.monotonic() - started})
             folder.save_metrics(history)
-            if (epoch + 1) % config.checkpoint == 0 or epoch + 1 == config.num_epochs:
+            if (epoch + 1) % config.checkpoint == 0 or epoch + 1 == trainer.schedule.epochs:
                 save_checkpoint(folder.weights(epoch + 1), trainer, history, identity)
                 folder.save_array(folder.latents(epoch + 1), trainer.latents.values.numpy())
             advance(seen + len(training), describe(history[-1]))
@@ -65,25 +72,46 @@ def start_scale(trainer: Trainer, rows: np.ndarray) -> None:
     Raises
     ------
     ValueError
-        If the images correlate negatively with the template: inverted contrast, or poses that are not the images'.
+        If the images do not correlate with the template: inverted contrast, poses or a frame that are not theirs.
     """
-    cross = power = 0.0
-    size = trainer.objective.pixel_size
-    with torch.no_grad():
-        for start in range(0, len(rows), trainer.chunk):
-            batch = trainer.batch(rows[start : start + trainer.chunk])
-            template = trainer.model.template_positions.expand(len(batch.crops), -1, -1)
-            projection = trainer.model.render(template, batch.rotations, batch.crops.shape[-1], size)
-            chunk_cross, chunk_power = cross_and_power(projection, batch.crops, batch.kernels)
-            cross, power = cross + float(chunk_cross.sum()), power + float(chunk_power.sum())
-    if cross <= 0:
+    sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), _SCALE_SAMPLE)).astype(np.int64)]
+    cross, power = template_match(trainer, sample, sample)
+    deviations = cross / power**0.5 if power > 0 else 0.0
+    if deviations < _LEAST_DEVIATIONS:
         raise ValueError(
-            f"the images correlate negatively with the template's projections ({cross / power**0.5:.1f} noise "
-            "deviations): if the protein is bright in the images give --uninvert-data, otherwise the poses do not "
-            "belong to the images or the template is not in their frame"
+            f"the images do not show the template: over {len(sample)} images its projections correlate with them by "
+            f"{deviations:.1f} noise deviations, at least {_LEAST_DEVIATIONS:.0f} are needed. If the protein is bright "
+            "in the images give --uninvert-data; otherwise the poses do not belong to the images, or the template is "
+            "not in their frame (`cryoatom template --onto`)"
+        )
+    other_cross, other_power = template_match(trainer, sample, np.roll(sample, len(sample) // 2))
+    by_chance = other_cross / other_power**0.5 if other_power > 0 else 0.0
+    _logger.info("the template explains the images by %.0f deviations, with permuted poses %.0f", deviations, by_chance)
+    if deviations < by_chance + _LEAST_DEVIATIONS:
+        _logger.warning(
+            "the poses explain the images no better (%.0f deviations) than poses of other images (%.0f): "
+            "do they belong to these images, and does the template lie in their frame?",
+            deviations,
+            by_chance,
         )
     with torch.no_grad():
         trainer.model.beads.log_scale.add_(float(np.log(cross / power)))
+
+
+def template_match(trainer: Trainer, rows: np.ndarray, pose_rows: np.ndarray) -> tuple[float, float]:
+    """Return Σ⟨w,v⟩ and Σ⟨v,κ*v⟩ of the template over some images, seen in the poses of `pose_rows`."""
+    cross = power = 0.0
+    with torch.no_grad():
+        for start in range(0, len(rows), trainer.chunk):
+            part = slice(start, start + trainer.chunk)
+            batch = trainer.batch(rows[part])
+            rotations = trainer.rotations[pose_rows[part]].to(trainer.device)
+            template = trainer.model.template_positions.expand(len(rotations), -1, -1)
+            side, size = batch.crops.shape[-1], trainer.objective.pixel_size
+            projection = trainer.model.render(template, rotations, side, size)
+            chunk_cross, chunk_power = cross_and_power(projection, batch.crops, batch.kernels)
+            cross, power = cross + float(chunk_cross.sum()), power + float(chunk_power.sum())
+    return cross, power
 
 
 def follow_held_out(trainer: Trainer, rows: np.ndarray, epoch: int) -> dict[str, float]:
@@ -95,8 +123,21 @@ def follow_held_out(trainer: Trainer, rows: np.ndarray, epoch: int) -> dict[str,
     return trainer.fit_latents(rows, rate)
 
 
-def should_stop(history: History, patience: int) -> bool:
-    """Tell whether the held-out likelihood has not improved for `patience` epochs (0: never stop)."""
+def shortened(schedule: Schedule, history: History, patience: int) -> Schedule:
+    """Return the schedule, its decay brought forward to the epoch after which held-out images gained nothing more.
+
+    It depends on the history alone, so that a resumed run keeps to it.
+    """
+    for epoch in range(1, len(history) + 1):
+        if epoch >= schedule.decay_start:
+            break
+        if has_stalled(history[:epoch], patience):
+            return schedule.ended_early(epoch)
+    return schedule
+
+
+def has_stalled(history: History, patience: int) -> bool:
+    """Tell whether the held-out likelihood has not improved for `patience` epochs (0: never)."""
     values = [row["held_out_nll"] for row in history if "held_out_nll" in row]
     if patience == 0 or len(values) <= patience:
         return False

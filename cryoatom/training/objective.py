@@ -43,13 +43,14 @@ class Objective(nn.Module):
     rigidity
         R2 of the template.
     template_positions, bonded
-        Of the template, for R1.
+        Of the template, for R0 and R1.
     likelihood
         'gaussian' with one scale for the dataset, or 'profiled' over each image's own scale.
     pixel_size
         Of the crops, Å.
     """
 
+    template_center: Tensor
     bond_lengths: Tensor
     bonded: Tensor
 
@@ -67,6 +68,7 @@ class Objective(nn.Module):
         self.weights, self.rigidity, self.pixel_size = weights, rigidity, pixel_size
         self.nll = {"gaussian": gaussian_nll, "profiled": profiled_nll}[likelihood]
         lengths = (template_positions[1:] - template_positions[:-1]).norm(dim=-1)
+        self.register_buffer("template_center", template_positions.mean(dim=0).float(), persistent=False)
         self.register_buffer("bond_lengths", lengths.float(), persistent=False)
         self.register_buffer("bonded", bonded, persistent=False)
 
@@ -85,7 +87,7 @@ class Objective(nn.Module):
         terms = {"nll": self.image_loss(model, conformations, batch)}
         weights = self.weights
         if weights.r0:
-            terms["r0"] = weights.r0 * center_loss(conformations)
+            terms["r0"] = weights.r0 * center_loss(conformations, self.template_center)
         if weights.r1:
             terms["r1"] = weights.r1 * bond_loss(conformations, self.bond_lengths, self.bonded)
         if weights.r2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,8 @@ from cryoatom.run_folder import RunFolder
 from cryoatom.structure.template import Template
 from cryoatom.training.trainer import Trainer
 
-_AT_ONCE = 1024
+_RESIDUES_AT_ONCE = 200_000
+_logger = logging.getLogger(__name__)
 
 
 def write_outputs(
@@ -38,13 +40,25 @@ def write_outputs(
         When the disk is full; no file is left half-written under its name.
     """
     folder.save_array(folder.latents(), trainer.latents.values.numpy())
-    write_star_particles(folder.poses(), particles)
+    write_star_particles(folder.poses, particles)
     count = len(particles)
     with npy_writer(folder.conformations, (count, len(template), 3)) as write:
-        for start in range(0, count, _AT_ONCE):
-            rows = np.arange(start, min(start + _AT_ONCE, count))
-            write(trainer.decode(rows))
+        at_once, reach = max(1, _RESIDUES_AT_ONCE // len(template)), 0.0
+        for start in range(0, count, at_once):
+            rows = np.arange(start, min(start + at_once, count))
+            decoded = trainer.decode(rows)
+            reach = max(reach, float(np.square(decoded).sum(axis=-1).max()) ** 0.5)
+            write(decoded)
             progress(int(rows[-1]) + 1)
+    half = 0.5 * trainer.data.grid.side * trainer.data.grid.coarse_pixel
+    if reach > half:
+        _logger.warning(
+            "conformations reach %.0f Å from the centre and the crops end at %.0f Å: what lies outside was not "
+            "compared with the images; repeat with --margin %.0f",
+            reach,
+            half,
+            config.margin + reach - half + 5,
+        )
     conformations = np.load(folder.conformations, mmap_mode="r")
     calphas = alpha_atoms(template)
     if config.dcd:
@@ -61,8 +75,9 @@ def write_trajectory(folder: RunFolder, calphas: Atoms, conformations: np.ndarra
     """Write the conformations as DCD with a C-alpha topology."""
     write_atoms(folder.topology, calphas)
     with DcdWriter(folder.trajectory, len(calphas)) as trajectory:
-        for start in range(0, len(conformations), _AT_ONCE):
-            trajectory.write(conformations[start : start + _AT_ONCE])
+        at_once = max(1, _RESIDUES_AT_ONCE // len(calphas))
+        for start in range(0, len(conformations), at_once):
+            trajectory.write(conformations[start : start + at_once])
 
 
 def chosen_rows(choice: str | int | Path, count: int) -> np.ndarray:

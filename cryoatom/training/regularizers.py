@@ -8,10 +8,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from cryoatom.structure.template import NEW_CHAIN_JUMP
 
-def center_loss(conformations: Float[Tensor, "batch residues 3"]) -> Float[Tensor, " batch"]:
-    """R0: the squared norm of the mean position, Å²; it keeps conformations from drifting off centre."""
-    return conformations.mean(dim=1).square().sum(dim=-1)
+
+def center_loss(
+    conformations: Float[Tensor, "batch residues 3"], template_center: Float[Tensor, 3]
+) -> Float[Tensor, " batch"]:
+    """R0: the squared distance of the mean position from the template's, Å²; it keeps conformations from drifting.
+
+    The paper's R0 is the squared norm of the mean; its template is centred, where both are the same.
+    """
+    return (conformations.mean(dim=1) - template_center).square().sum(dim=-1)
 
 
 def bond_loss(
@@ -103,7 +110,7 @@ class Rigidity(nn.Module):
         offset = torch.arange(1, band + 1)[:, None] + torch.arange(residues)
         inside = offset < residues
         separation = position[offset.clamp(max=residues - 1)] - position
-        weight = torch.exp(-omega * separation) * (inside & (separation < 1000))
+        weight = torch.exp(-omega * separation) * (inside & (separation < NEW_CHAIN_JUMP))
         weight = weight * (weight >= tolerance)
         self.register_buffer("log_distance", (0.5 * torch.log(squared)).float(), persistent=False)
         self.register_buffer("weight", weight.float(), persistent=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -43,12 +43,48 @@ class Schedule:
     bead_lr: float
     z_lr: float
 
+    @property
+    def decay_start(self) -> float:
+        """Return the epoch after which the rates fall."""
+        return self.epochs * (1 - self.decay)
+
+    def ended_early(self, epoch: int) -> Schedule:
+        """Return the schedule whose decay, of unchanged length, starts after `epoch`."""
+        length = self.decay * self.epochs
+        epochs = epoch + max(1, round(length)) if length else epoch
+        return replace(self, epochs=epochs, decay=(epochs - epoch) / epochs)
+
     def factor(self, epoch: float) -> float:
         """Return the part of the full rate after `epoch` epochs (a real number)."""
         rise = min((math.floor(epoch) + 1) / self.warmup, 1.0) if self.warmup else 1.0
         left = (self.epochs - epoch) / (self.decay * self.epochs) if self.decay else 1.0
         fall = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 - math.cos(math.pi * min(max(left, 0.0), 1.0)))
         return rise * fall
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a fit proceeds.
+
+    Parameters
+    ----------
+    schedule
+        Learning rates.
+    batch_size
+        Images in a step.
+    weight_decay
+        Of the decoder.
+    seed
+        Of the order of images, which depends on (seed, epoch) alone.
+    chunk
+        Images that a CPU thread works on at once; on other devices a batch stays whole.
+    """
+
+    schedule: Schedule
+    batch_size: int
+    weight_decay: float
+    seed: int
+    chunk: int
 
 
 class Trainer:
@@ -60,12 +96,8 @@ class Trainer:
         What is fitted and to what end.
     data, rotations
         Matched crops of all images, and their R (images, 3, 3).
-    schedule, batch_size, weight_decay
-        How.
-    seed
-        Of the order of images, which depends on (seed, epoch) alone.
-    device, workers, chunk
-        Where: on a CPU a batch is split in chunks of images over worker threads; elsewhere it stays whole.
+    plan, device, workers
+        How and where.
     """
 
     def __init__(
@@ -75,26 +107,22 @@ class Trainer:
         latents: LatentTable,
         data: MatchedSet,
         rotations: np.ndarray,
+        plan: Plan,
         *,
-        schedule: Schedule,
-        batch_size: int,
-        weight_decay: float,
-        seed: int,
         device: torch.device,
         workers: Workers,
-        chunk: int = 32,
     ):
         self.model, self.objective, self.latents, self.data = model.to(device), objective.to(device), latents, data
         self.rotations = torch.from_numpy(rotations).float()
-        self.schedule, self.batch_size, self.seed = schedule, batch_size, seed
+        self.schedule, self.batch_size, self.seed = plan.schedule, plan.batch_size, plan.seed
         self.device, self.workers = device, workers
-        self.chunk = chunk if device.type == "cpu" else batch_size
+        self.chunk = plan.chunk if device.type == "cpu" else plan.batch_size
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         groups = [
-            {"params": list(model.decoder.parameters()), "rate": schedule.lr, "weight_decay": weight_decay},
-            {"params": list(model.beads.parameters()), "rate": schedule.bead_lr, "weight_decay": 0.0},
+            {"params": list(model.decoder.parameters()), "rate": self.schedule.lr, "weight_decay": plan.weight_decay},
+            {"params": list(model.beads.parameters()), "rate": self.schedule.bead_lr, "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=schedule.lr)
+        self.optimizer = torch.optim.AdamW(groups, lr=self.schedule.lr)
 
     def train_epoch(
         self, epoch: int, rows: np.ndarray, advance: Callable[[int], None] = lambda count: None

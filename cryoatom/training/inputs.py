@@ -1,0 +1,156 @@
+"""What a run starts from: read and checked before any time is spent, and the images in matched form."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cryoatom.config import TrainConfig
+from cryoatom.imaging.beads import bead_layout
+from cryoatom.imaging.matched import CropGrid, MatchedSet, build_matched_set, choose_grid
+from cryoatom.particles.stack import ImageStack
+from cryoatom.particles.table import read_particles
+from cryoatom.records import Particles
+from cryoatom.run_folder import RunFolder
+from cryoatom.structure.graph import ProteinGraph, build_graph, read_graph
+from cryoatom.structure.template import Template, read_template
+from cryoatom.training.outputs import chosen_rows
+from cryoatom.training.stage import Stage
+from cryoatom.workers import Workers
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run starts from."""
+
+    particles: Particles
+    template: Template
+    graph: ProteinGraph
+
+
+def read_inputs(config: TrainConfig) -> Inputs:
+    """Read and check everything before any time is spent.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        With the file, what was expected and what was found.
+    """
+    template, report = read_template(config.template)
+    for kind, names in report.dropped.items():
+        _logger.info("%s: left out %d x %s", config.template, sum(names.values()), kind)
+    graph = build_graph(template) if config.graph is None else read_graph(config.graph)
+    if graph.residues != len(template):
+        raise ValueError(
+            f"the graph {config.graph} has {graph.residues} residues, the template {config.template} has "
+            f"{len(template)}: make it from this template with `cryoatom graph`"
+        )
+    particles = read_particles(config.particles, datadir=config.datadir, ind=config.ind)
+    if particles.poses is None:
+        raise ValueError(f"{config.particles} has no orientations (rlnAngleRot, rlnAngleTilt, rlnAnglePsi)")
+    chosen_rows(config.pdb, len(particles))
+    choose_device(config.device)
+    inputs = Inputs(particles, template, graph)
+    _check_reach(inputs, str(config.template))
+    return inputs
+
+
+def _check_reach(inputs: Inputs, source: str) -> None:
+    """Raise ValueError where the template does not lie in the box."""
+    positions, particles = inputs.template.positions, inputs.particles
+    reach, half = np.linalg.norm(positions, axis=1).max(), 0.5 * particles.box * particles.pixel_size
+    if reach > half:
+        away = np.linalg.norm(positions.mean(axis=0))
+        raise ValueError(
+            f"the template {source} reaches {reach:.0f} Å from the origin (its centre is {away:.0f} Å away from it), "
+            f"the images end at {half:.0f} Å: bring it into the frame of the poses, whose origin is the box centre, "
+            "with `cryoatom template --onto MODEL`, or centre it with `cryoatom template`"
+        )
+
+
+def prepare_images(
+    config: TrainConfig, inputs: Inputs, folder: RunFolder, workers: Workers, stage: Stage
+) -> MatchedSet:
+    """Compute the matched crops of all images, or reopen them."""
+    particles = inputs.particles
+    assert particles.poses is not None
+    stack = ImageStack(particles)
+    sign = -1.0 if config.uninvert_data else 1.0
+    radius = config.background_radius or 0.4 * particles.box * particles.pixel_size
+    key = {
+        "stacks": [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in particles.stacks],
+        "images": [particles.stack_of_image.tolist(), particles.slice_of_image.tolist()],
+        "sign": sign,
+        "background_radius": radius,
+    }
+    with stage(len(particles), "Preparing images") as advance:
+        return build_matched_set(
+            config.cache or folder.matched,
+            key,
+            lambda rows: sign * stack.read_normalized(rows, radius),
+            particles.optics,
+            particles.poses.shifts,
+            crop_grid(config, inputs),
+            workers=workers,
+            progress=lambda done, total: advance(done, ""),
+        )
+
+
+def crop_grid(config: TrainConfig, inputs: Inputs) -> CropGrid:
+    """Return the grid that holds the template, room to move, and the tails of its beads."""
+    reach = float(np.linalg.norm(inputs.template.positions, axis=1).max())
+    diameter = config.diameter or 2 * (reach + config.margin)
+    return choose_grid(inputs.particles.box, inputs.particles.pixel_size, diameter, config.crop_pixel)
+
+
+def run_identity(config: TrainConfig, inputs: Inputs) -> dict[str, str]:
+    """Return what a checkpoint belongs to, as digests by name; where the stacks lie does not matter.
+
+    A run goes on from a checkpoint only if all of it is equal.
+    """
+    particles, template = inputs.particles, inputs.template
+    assert particles.poses is not None
+    layout = bead_layout(template, config.beads)
+    names = [stack.name for stack in particles.stacks]
+    places = zip(particles.slice_of_image, particles.stack_of_image, strict=True)
+    images = "\n".join(f"{index}@{names[stack]}" for index, stack in places)
+    crops = str([crop_grid(config, inputs), config.uninvert_data, config.background_radius])
+    model = f"{config.decoder} {config.beads} {config.zdim} {config.likelihood}"
+    return {
+        "images": _digest(images.encode(), crops.encode()),
+        "CTF parameters": _digest(particles.optics.as_array()),
+        "poses": _digest(particles.poses.rotations, particles.poses.shifts),
+        "template": _digest(template.positions, template.chain_position, layout.offsets, layout.electrons),
+        "graph": _digest(inputs.graph.edges),
+        "--decoder, --beads, --zdim, --likelihood": model,
+        "--seed, --held-out": f"{config.seed} {config.held_out}",
+    }
+
+
+def _digest(*parts: np.ndarray | bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called `name`; 'auto' takes a GPU if there is one.
+
+    Raises
+    ------
+    ValueError
+        If torch does not know the device or cannot reach it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
