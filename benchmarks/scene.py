@@ -29,7 +29,8 @@ from cryoatom.imaging.matched import (
 from cryoatom.records import Optics, Particles, Poses
 from cryoatom.structure.graph import build_graph
 from cryoatom.structure.template import Template, center_template, read_template
-from cryoatom.training.train import Inputs, build_trainer
+from cryoatom.training.inputs import Inputs
+from cryoatom.training.train import build_trainer
 from cryoatom.training.trainer import Trainer
 from cryoatom.workers import Workers
 

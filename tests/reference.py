@@ -44,10 +44,10 @@ def kernel_loop(power: np.ndarray, pixel_size: float, lag: tuple[float, float]) 
                      for i in range(side) for j in range(side))) / side**2  # fmt: skip
 
 
-def center_loop(conformation: Tensor) -> Tensor:
-    """R0 of one conformation: the squared norm of the mean of its positions."""
-    mean = sum(conformation) / len(conformation)
-    return sum(component**2 for component in mean)
+def center_loop(conformation: Tensor, template: Tensor) -> Tensor:
+    """R0 of one conformation: the squared distance between the mean of its positions and of the template's."""
+    mean, start = (sum(positions) / len(positions) for positions in (conformation, template))
+    return sum((a - b) ** 2 for a, b in zip(mean, start, strict=True))
 
 
 def bond_loop(conformation: Tensor, template: Tensor, bonded: list[bool]) -> Tensor:

@@ -38,7 +38,7 @@ def test_every_term_is_its_weight_times_the_papers(trainer):
     x = trainer.model.decode(latents).detach().double()
     start, template = torch.from_numpy(small_template().positions), small_template()
     loops = {
-        "r0": [2.0 * center_loop(one) for one in x],
+        "r0": [2.0 * center_loop(one, start) for one in x],
         "r1": [3.0 * bond_loop(one, start, template.bonded.tolist()) for one in x],
         "r2": [5.0 * rigidity_loop(one, start, template.chain_position, 0.25) for one in x],
         "prior": [0.35 * z @ z for z in latents],

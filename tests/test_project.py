@@ -36,6 +36,17 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(lambda *beads: render_dense(*beads, 5, 1.5), random_beads(1, 3))
 
 
+@pytest.mark.parametrize("side", [72, 320])
+def test_float32_gradients_of_a_large_image_agree_with_float64(side):
+    beads = random_beads(1, 60, reach=0.45 * side)
+    weight = torch.randn(1, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    exact = torch.autograd.grad((render_dense(*beads, side, 1.25) * weight).sum(), beads)
+    rounded = [value.detach().float().requires_grad_() for value in beads]
+    found = torch.autograd.grad((render_dense(*rounded, side, 1.25) * weight.float()).sum(), rounded)
+    for one, other in zip(found, exact, strict=True):
+        assert (one - other).norm() < 1e-4 * other.norm()
+
+
 @pytest.mark.parametrize("beads", [1, 5, 48, 49, 300])
 @pytest.mark.parametrize(("side", "reach"), [(9, 3.0), (40, 12.0), (40, 45.0), (41, 30.0)])  # 45 Å is 5 Å outside
 def test_strips_are_the_dense_image_but_for_the_tails(beads, side, reach):

@@ -29,6 +29,7 @@ TEMPLATE = broken()
 START = torch.from_numpy(TEMPLATE.positions)
 BONDED = torch.from_numpy(TEMPLATE.bonded)
 LENGTHS = (START[1:] - START[:-1]).norm(dim=1)
+CENTER = START.mean(dim=0)
 POSITION = torch.from_numpy(TEMPLATE.chain_position)
 
 
@@ -45,7 +46,22 @@ def assert_same(fast: torch.Tensor, slow: torch.Tensor, x: torch.Tensor, toleran
 
 def test_r0():
     x = displaced(TEMPLATE)
-    assert_same(center_loss(x), torch.stack([center_loop(one) for one in x]), x)
+    assert_same(center_loss(x, CENTER), torch.stack([center_loop(one, START) for one in x]), x)
+
+
+def test_r0_of_a_template_away_from_the_origin_pulls_to_its_own_centre():
+    """The frame is that of the poses: a domain may lie anywhere in it, and stays there."""
+    away = START + torch.tensor([30.0, -20.0, 55.0], dtype=torch.float64)
+    center = away.mean(dim=0)
+    assert center_loss(away[None], center) < 1e-20
+    turn = torch.from_numpy(random_rotations(3, np.random.default_rng(1)))
+    assert center_loss((away - center) @ turn.mT + center, center).max() < 1e-20  # turned about its own centre
+    drift = torch.tensor([[3.0, 0.0, -4.0]], dtype=torch.float64)
+    x = (away + drift[:, None]).requires_grad_()
+    value = center_loss(x, center)
+    torch.testing.assert_close(value, torch.full((1,), 25.0, dtype=torch.float64))
+    (gradient,) = torch.autograd.grad(value.sum(), x)
+    torch.testing.assert_close(x.detach() - 0.5 * len(away) * gradient, away[None])  # straight home
 
 
 def test_r1():
@@ -64,7 +80,7 @@ def test_r2(omega):
 def test_gradcheck():
     x = displaced(TEMPLATE, 1)
     r2 = rigidity()
-    for function in (center_loss, lambda x: bond_loss(x, LENGTHS, BONDED), r2):
+    for function in (lambda x: center_loss(x, CENTER), lambda x: bond_loss(x, LENGTHS, BONDED), r2):
         assert torch.autograd.gradcheck(function, x)
 
 
@@ -103,9 +119,9 @@ def test_rigid_motions_cost_nothing():
     x = START @ turn.mT + 5.0
     assert bond_loss(x, LENGTHS, BONDED).abs().max() < 1e-20
     assert rigidity()(x).max() < 1e-10
-    centred = START - START.mean(dim=0)
-    assert center_loss(centred @ turn.mT).max() < 1e-20
-    torch.testing.assert_close(center_loss(centred @ turn.mT + 2.0), torch.full((3,), 12.0, dtype=torch.float64))
+    turned = (START - CENTER) @ turn.mT + CENTER
+    assert center_loss(turned, CENTER).max() < 1e-20
+    torch.testing.assert_close(center_loss(turned + 2.0, CENTER), torch.full((3,), 12.0, dtype=torch.float64))
 
 
 def test_chains_move_freely_and_a_gap_is_looser_than_a_bond():

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from run_files import read_metrics
 
 from cryoatom.run_folder import RunFolder
 
@@ -12,11 +13,11 @@ def folder(tmp_path):
 def test_every_file_has_a_name_of_its_own(folder):
     names = [name for name, value in vars(RunFolder).items() if isinstance(value, property)]
     paths = [getattr(folder, name) for name in names]
-    for numbered in (folder.weights, folder.latents, folder.poses):
+    for numbered in (folder.weights, folder.latents):
         paths += [numbered(), numbered(1), numbered(12)]
     assert len(set(paths)) == len(paths) and {path.parent for path in paths} == {folder.path}
     assert [folder.weights(3).name, folder.weights().name] == ["weights.3.pt", "weights.pt"]
-    assert [folder.latents(3).name, folder.poses().name] == ["z.3.npy", "poses.star"]
+    assert [folder.latents(3).name, folder.poses.name] == ["z.3.npy", "poses.star"]
 
 
 def test_the_latest_checkpoint_is_the_highest_epoch(folder):
@@ -26,22 +27,49 @@ def test_the_latest_checkpoint_is_the_highest_epoch(folder):
     assert folder.latest_checkpoint() == folder.weights(10)
 
 
-def test_arrays_texts_and_json(folder):
+def test_arrays_and_texts(folder):
     array = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
     folder.save_array(folder.latents(1), array)
     np.testing.assert_array_equal(np.load(folder.latents(1)), array)
     folder.save_text(folder.config, "zdim: 8  # Å\n")
     assert folder.config.read_text(encoding="utf-8") == "zdim: 8  # Å\n"
-    folder.save_json(folder.path / "a.json", {"b": 1})
-    assert (folder.path / "a.json").read_text() == '{\n  "b": 1\n}\n'
 
 
 def test_metrics_come_back_and_a_missing_term_stays_missing(folder):
-    assert folder.read_metrics() == []
     rows = [{"epoch": 1.0, "loss": -3.25}, {"epoch": 2.0, "loss": -1e-12, "held_out_nll": 7.0}]
     folder.save_metrics(rows)
     assert folder.metrics.read_text().splitlines()[0] == "epoch,loss,held_out_nll"
-    assert folder.read_metrics() == rows
+    assert read_metrics(folder) == rows
+
+
+def test_a_folder_without_a_run_takes_one(folder):
+    RunFolder(folder.path / "not there").start_anew(overwrite=False)
+    for name in ("config.yaml", "run.log", "template.cif", "notes.txt"):
+        (folder.path / name).write_text("kept")
+    folder.start_anew(overwrite=False)
+    assert len(list(folder.path.iterdir())) == 4
+
+
+@pytest.mark.parametrize(
+    "name", ["weights.3.pt", "weights.pt", "z.3.npy", "z.npy", "metrics.csv", "poses.star", "conformations.npy"]
+)
+def test_a_run_is_refused_or_removed_as_asked(folder, name):
+    (folder.path / name).touch()
+    with pytest.raises(ValueError, match=rf"holds a run \({name}\): .*--load latest.*--overwrite.*--outdir"):
+        folder.start_anew(overwrite=False)
+    assert (folder.path / name).exists()
+    for kept in (folder.log, folder.matched / "abc" / "crops.npy", folder.path / "notes.txt"):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text("kept")
+    for removed in (folder.pdb, folder.evaluation):
+        removed.mkdir()
+        (removed / "file").touch()
+    folder.trajectory.touch()
+    folder.topology.touch()
+    folder.start_anew(overwrite=True)
+    assert {path.name for path in folder.path.iterdir()} == {"run.log", "matched", "notes.txt"}
+    assert (folder.matched / "abc" / "crops.npy").read_text() == "kept"
+    folder.start_anew(overwrite=False)
 
 
 @pytest.mark.parametrize("save", ["array", "text", "metrics"])

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import shutil
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ import torch
 from fits import BOX, RESIDUES, settings, small_template, trainer_of, write_dataset
 from molecules import helix
 from particle_data import write_stack
+from run_files import read_metrics
 
 from cryoatom.config import TrainConfig
 from cryoatom.files.mrc import open_stack
@@ -21,11 +23,13 @@ from cryoatom.imaging.residues import residue_electrons
 from cryoatom.run_folder import RunFolder
 from cryoatom.structure.graph import build_graph, read_graph, write_graph
 from cryoatom.structure.template import read_template, template_from_atoms, write_template
-from cryoatom.training.checkpoint import checkpoint_to_load, load_checkpoint, save_checkpoint
-from cryoatom.training.fit import fit, should_stop, split_rows, start_scale
+from cryoatom.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from cryoatom.training.fit import fit, has_stalled, shortened, split_rows, start_scale
+from cryoatom.training.inputs import choose_device, read_inputs, run_identity
 from cryoatom.training.outputs import chosen_rows
 from cryoatom.training.stage import silent
-from cryoatom.training.train import build_model, choose_device, read_inputs, train
+from cryoatom.training.train import build_model, train
+from cryoatom.training.trainer import Schedule
 
 COUNT = 41
 
@@ -68,7 +72,7 @@ def test_conformations_are_the_same_in_every_format_and_in_particle_order(run, f
         atoms = read_atoms(run.pdb / f"{row + 1:06d}.pdb")
         np.testing.assert_allclose(atoms.positions, conformations[row], atol=6e-4)
     with trainer_of(settings(folder)) as trainer:  # row i is what the final weights make of row i of the latents
-        load_checkpoint(run.weights(), trainer, torch.load(run.weights())["identity"])
+        load_checkpoint(run.weights(), trainer)
         z = torch.from_numpy(np.load(run.latents()))
         assert torch.equal(z, trainer.latents.values) and z.shape == (COUNT, 8)
         np.testing.assert_allclose(trainer.model.decode(z).detach(), conformations, atol=1e-5)
@@ -76,7 +80,7 @@ def test_conformations_are_the_same_in_every_format_and_in_particle_order(run, f
 
 def test_poses_are_those_of_the_particles_in_their_order(run, folder):
     before = read_star_particles(folder / "particles.star")
-    after = read_star_particles(run.poses(), folder)
+    after = read_star_particles(run.poses, folder)
     np.testing.assert_array_equal(after.image_names, before.image_names)
     np.testing.assert_allclose(after.poses.rotations, before.poses.rotations, atol=1e-6)
     np.testing.assert_allclose(after.poses.shifts, before.poses.shifts, atol=1e-5)
@@ -91,7 +95,7 @@ def test_the_template_the_graph_and_the_settings_are_kept(run, folder):
 
 
 def test_metrics_have_a_row_for_each_epoch(run):
-    rows = run.read_metrics()
+    rows = read_metrics(run)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     terms = {"loss", "nll", "r0", "r1", "r2"}
     assert set(rows[0]) == {"epoch", "seconds"} | terms | {f"held_out_{name}" for name in terms}
@@ -113,8 +117,9 @@ def test_rows_and_pdb_files_can_be_chosen(folder, tmp_path):
     part = settings(folder, tmp_path / "part", ind=tmp_path / "rows.npy", pdb=tmp_path / "pdb.txt", num_epochs=1)
     run = train(part)
     assert np.load(run.conformations).shape[0] == 4
-    names = read_star_particles(folder / "particles.star").image_names
-    np.testing.assert_array_equal(read_star_particles(run.poses(), folder).image_names, names[rows])
+    found, given = read_star_particles(run.poses), read_star_particles(folder / "particles.star")
+    np.testing.assert_array_equal(found.slice_of_image, given.slice_of_image[rows])
+    assert found.stacks == given.stacks  # named from the run's folder: read without --datadir
     assert files(run.pdb) == {"000002.pdb", "000004.pdb"}
 
 
@@ -141,7 +146,7 @@ def test_pdb_rows_that_there_are_not(tmp_path, bad):
 )
 def test_every_choice_runs_and_learns(folder, tmp_path, changes):
     run = train(settings(folder, tmp_path, num_epochs=2, **changes))
-    rows = run.read_metrics()
+    rows = read_metrics(run)
     assert rows[1]["loss"] < rows[0]["loss"]
     assert np.isfinite(np.load(run.conformations)).all()
     assert ("held_out_nll" in rows[0]) == (changes.get("held_out", 0.1) > 0)
@@ -192,7 +197,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(run, folder, tmp_path
     assert all(torch.equal(value, second["latents"][name]) for name, value in first["latents"].items())
     seconds = [[row.pop("seconds") for row in rows] for rows in (first["history"], second["history"])]
     assert first["history"] == second["history"] and seconds[0][0] == seconds[1][0]
-    assert [row["epoch"] for row in resumed.read_metrics()] == [1, 2, 3]
+    assert [row["epoch"] for row in read_metrics(resumed)] == [1, 2, 3]
 
 
 def test_a_finished_run_can_be_loaded_and_gives_the_same(run, folder, tmp_path):
@@ -203,48 +208,111 @@ def test_a_finished_run_can_be_loaded_and_gives_the_same(run, folder, tmp_path):
 def test_latest_without_a_checkpoint_starts_anew(run, folder, tmp_path):
     again = train(settings(folder, tmp_path, load="latest"))
     np.testing.assert_array_equal(np.load(again.conformations), np.load(run.conformations))
-    assert checkpoint_to_load(None, run) is None and checkpoint_to_load("latest", run) == run.weights(3)
+    identity = torch.load(run.weights(3))["identity"]
+    assert find_checkpoint(None, run, identity) is None
+    assert (
+        find_checkpoint("latest", run, identity) == find_checkpoint(run.weights(3), again, identity) == run.weights(3)
+    )
 
 
 def test_a_resumed_run_follows_its_own_options(run, folder, tmp_path):
     config = settings(folder, tmp_path, lr=0.123, wd=0.2)
     with trainer_of(config) as trainer:
-        load_checkpoint(run.weights(1), trainer, torch.load(run.weights(1))["identity"])
+        load_checkpoint(run.weights(1), trainer)
         trainer.train_epoch(1, np.arange(COUNT))
         group = trainer.optimizer.param_groups[0]
         assert group["rate"] == 0.123 and group["weight_decay"] == 0.2
 
 
-@pytest.mark.parametrize("other", ["images", "poses", "template"])
-def test_a_checkpoint_of_another_data_set_is_refused(run, folder, tmp_path, other):
-    for name in ("particles.star", "particles.mrcs", "template.cif"):
-        shutil.copy2(folder / name, tmp_path / name)
+def copy_inputs(folder, to):
+    """Copy the particle file and the template; the stack stays where it is, and is linked."""
+    to.mkdir(exist_ok=True)
+    for name in ("particles.star", "template.cif"):
+        shutil.copy(folder / name, to / name)
+    (to / "particles.mrcs").symlink_to(folder / "particles.mrcs")
+
+
+@pytest.mark.parametrize("other", ["images", "CTF parameters", "poses", "template", "graph"])
+def test_a_checkpoint_of_another_data_set_is_refused_before_images_are_read(run, folder, tmp_path, other, monkeypatch):
+    copy_inputs(folder, tmp_path)
+    monkeypatch.setattr("cryoatom.training.train.prepare_images", lambda *_: pytest.fail("images were prepared"))
+    particles, changes = read_star_particles(folder / "particles.star"), {}
     if other == "images":
-        write_stack(tmp_path / "particles.mrcs", np.random.default_rng(0).normal(size=(COUNT, BOX, BOX)), 2.0)
-    else:  # only that changes: the stack is the same file
-        (tmp_path / "particles.mrcs").unlink()
-        (tmp_path / "particles.mrcs").symlink_to(folder / "particles.mrcs")
-    particles = read_star_particles(folder / "particles.star")
+        others = replace(particles, image_names=particles.image_names[::-1], slice_of_image=np.arange(COUNT)[::-1])
+        write_star_particles(tmp_path / "particles.star", others)
+    if other == "CTF parameters":
+        optics = replace(particles.optics, defocus_u=particles.optics.defocus_u + 1)
+        write_star_particles(tmp_path / "particles.star", replace(particles, optics=optics))
     if other == "poses":
         turned = replace(particles.poses, rotations=np.roll(particles.poses.rotations, 1, axis=0))
         write_star_particles(tmp_path / "particles.star", replace(particles, poses=turned))
     if other == "template":
         write_template(tmp_path / "template.cif", small_template().with_positions(-small_template().atoms.positions))
-    with pytest.raises(ValueError, match=r"weights\.3\.pt belongs to other images .*without --load"):
-        train(settings(tmp_path, tmp_path / "run", load=run.weights(3)))
-    assert not {name for name in files(tmp_path / "run") if name.startswith(("weights", "z.", "conformations"))}
+        changes["graph"] = run.graph
+    if other == "graph":
+        graph = build_graph(small_template())
+        fewer = replace(graph, edges=graph.edges[:9], kinds=graph.kinds[:9], energies=graph.energies[:9])
+        write_graph(tmp_path / "graph.npz", fewer)
+        changes["graph"] = tmp_path / "graph.npz"
+    with pytest.raises(
+        ValueError, match=rf"weights\.3\.pt belongs to another run \({other} differ\): .*without --load"
+    ):
+        train(settings(tmp_path, tmp_path / "run", load=run.weights(3), **changes))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "names"),
     [
-        ({"decoder": "mlp"}, "another model than --decoder, --beads and --zdim ask for"),
-        ({"zdim": 5}, "another model than|latents of shape"),
+        ({"decoder": "mlp"}, "--decoder, --beads, --zdim, --likelihood"),
+        ({"zdim": 5}, "--decoder, --beads, --zdim, --likelihood"),
+        ({"likelihood": "profiled"}, "--decoder, --beads, --zdim, --likelihood"),
+        ({"beads": "two"}, "template; --decoder, --beads, --zdim, --likelihood"),
+        ({"seed": 1}, "--seed, --held-out"),
+        ({"held_out": 0.2}, "--seed, --held-out"),
+        ({"crop_pixel": 3.0}, "images"),
+        ({"uninvert_data": True, "seed": 2}, "images; --seed, --held-out"),
     ],
 )
-def test_a_checkpoint_of_another_model_is_refused(run, folder, tmp_path, changes, message):
-    with pytest.raises(ValueError, match=message):
-        train(settings(folder, tmp_path, load=run.weights(1), **changes))
+def test_a_checkpoint_of_another_model_is_refused(run, folder, tmp_path, changes, names):
+    with pytest.raises(ValueError, match=rf"belongs to another run \({names} differ\)"):
+        train(settings(folder, tmp_path / "run", load=run.weights(1), **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_changes_no_image_nor_model_changes_no_identity(folder):
+    config = settings(folder)
+    identity = run_identity(config, read_inputs(config))
+    for changes in ({"num_epochs": 50, "lr": 0.1, "patience": 2, "threads": 2, "chunk": 7, "r1": 9.0}, {"pdb": "all"}):
+        other = settings(folder, **changes)
+        assert run_identity(other, read_inputs(other)) == identity
+
+
+def test_a_touched_or_moved_stack_is_the_same_run(run, folder, tmp_path):
+    copy_inputs(folder, tmp_path)
+    moved = tmp_path / "elsewhere" / "particles.mrcs"
+    (tmp_path / "particles.mrcs").unlink()
+    moved.parent.mkdir()
+    shutil.copy(folder / "particles.mrcs", moved)
+    os.utime(moved, (1e9, 1e9))
+    here, there = settings(folder), settings(tmp_path, datadir=moved.parent)
+    assert read_inputs(there).particles.stacks == (moved.resolve(),)
+    assert run_identity(there, read_inputs(there)) == run_identity(here, read_inputs(here))
+    resumed = train(settings(tmp_path, tmp_path / "run", datadir=moved.parent, load=run.weights(2)))
+    np.testing.assert_array_equal(np.load(resumed.conformations), np.load(run.conformations))
+
+
+def test_a_used_folder_is_refused_unless_it_may_be_replaced(run, folder, tmp_path):
+    short = settings(folder, tmp_path / "run", num_epochs=2)
+    first = train(short)
+    before = {path: path.stat().st_mtime_ns for path in first.path.iterdir()}
+    with pytest.raises(ValueError, match=r"run holds a run \(weights.*\): .*--load latest.*--overwrite"):
+        train(settings(folder, first.path, num_epochs=1))
+    assert {path: path.stat().st_mtime_ns for path in first.path.iterdir()} == before
+    second = train(settings(folder, first.path, num_epochs=1, dcd=False, overwrite=True))
+    assert files(second.path) & {"weights.2.pt", "z.2.npy", "conformations.dcd", "topology.cif"} == set()
+    assert len(read_metrics(second)) == 1 and {"weights.1.pt", "conformations.npy"} <= files(second.path)
+    assert train(settings(folder, first.path, num_epochs=2, load="latest")).latest_checkpoint() == first.weights(2)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", "truncated", "tensor"])
@@ -254,10 +322,12 @@ def test_a_file_that_is_no_checkpoint(run, folder, tmp_path, content):
         torch.save(torch.zeros(3), path)
     else:
         path.write_bytes(run.weights(1).read_bytes()[:2000] if content == "truncated" else content)
+    with pytest.raises(ValueError, match=r"weights\.4\.pt is not a cryoatom"):
+        find_checkpoint("latest", RunFolder(tmp_path), {})
     with trainer_of(settings(folder)) as trainer, pytest.raises(ValueError, match=r"weights\.4\.pt is not a cryoatom"):
-        load_checkpoint(path, trainer, "")
-    with trainer_of(settings(folder)) as trainer, pytest.raises(FileNotFoundError, match=r"no checkpoint .*weights\.5"):
-        load_checkpoint(tmp_path / "weights.5.pt", trainer, "")
+        load_checkpoint(path, trainer)
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*weights\.5"):
+        find_checkpoint(tmp_path / "weights.5.pt", RunFolder(tmp_path), {})
 
 
 @pytest.mark.parametrize("call", ["os.replace", "pathlib.Path.write_bytes"])
@@ -295,7 +365,7 @@ def test_held_out_images_train_no_weight(folder, tmp_path):
             crops = np.array(trainer.data.crops)
             crops[held_out] *= np.float16(scale)
             trainer.data = replace(trainer.data, crops=crops)
-            fit(config, trainer, RunFolder(tmp_path), "", silent)
+            fit(config, trainer, RunFolder(tmp_path), {}, None, silent)
             results.append((trainer.model.state_dict(), trainer.latents.values.clone()))
     (first, z), (second, z_scaled) = results
     assert all(torch.equal(value, second[name]) for name, value in first.items())
@@ -310,25 +380,72 @@ def test_the_split_is_disjoint_complete_and_given_by_the_seed(count, fraction, h
     np.testing.assert_array_equal(held_out, split_rows(count, fraction, 3)[1])
 
 
-def test_it_stops_when_held_out_images_gain_nothing_any_more():
-    def history(*values: float) -> list[dict[str, float]]:
-        return [{"held_out_nll": value} for value in values]
-
-    assert not should_stop([], 2) and not should_stop(history(-1, -2), 2)
-    assert not should_stop(history(-100, -101, -100, -102), 2)
-    assert should_stop(history(-100, -105, -104, -103), 2)
-    assert should_stop(history(-100, -100.0001, -100.0002), 2)  # too little to call a gain
-    assert not should_stop(history(-100, -90, -80), 0)
-    assert not should_stop([{"loss": 1.0}] * 9, 2)  # no image is held out
+def history(*values: float) -> list[dict[str, float]]:
+    return [{"held_out_nll": value} for value in values]
 
 
-def test_a_run_that_gains_nothing_stops_early_and_keeps_its_end(folder, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("cryoatom.training.fit.follow_held_out", lambda *_: {"nll": 1.0})
-    with caplog.at_level(logging.INFO):
-        run = train(settings(folder, tmp_path, num_epochs=9, patience=2, checkpoint=9))
-    assert len(run.read_metrics()) == 3
-    assert "stopped after epoch 3" in caplog.text
-    assert len(torch.load(run.weights())["history"]) == 3  # no numbered checkpoint was due
+def test_a_run_stalls_when_held_out_images_gain_nothing_any_more():
+    assert not has_stalled([], 2) and not has_stalled(history(-1, -2), 2)
+    assert not has_stalled(history(-100, -101, -100, -102), 2)
+    assert has_stalled(history(-100, -105, -104, -103), 2)
+    assert has_stalled(history(-100, -100.0001, -100.0002), 2)  # too little to call a gain
+    assert not has_stalled(history(-100, -90, -80), 0)
+    assert not has_stalled([{"loss": 1.0}] * 9, 2)  # no image is held out
+
+
+def test_the_decay_of_a_stalled_run_starts_at_once_and_only_then():
+    full = Schedule(20, warmup=3, decay=0.4, lr=1.0, bead_lr=1.0, z_lr=1.0)  # the rates fall after epoch 12
+    stalls = [-100.0, -105, -104, -103]
+    assert shortened(full, history(*stalls[:3]), 2) is full
+    early = shortened(full, history(*stalls), 2)
+    assert early == full.ended_early(4) and early.epochs == 12
+    for later in ([-103], [-200, -300], [-1] * 8):  # once begun it ends, whatever follows
+        assert shortened(full, history(*stalls, *later), 2) == early
+    falling = list(range(0, -24, -2))
+    assert shortened(full, history(*falling, -1, -1, -1), 2) is full  # the rates fall already
+    assert shortened(full, history(*stalls), 0) is full
+
+
+@pytest.fixture
+def stalling(monkeypatch):
+    """The held-out images gain nothing, but their latents are fitted as ever."""
+    from cryoatom.training import fit as module
+
+    follow = module.follow_held_out
+    monkeypatch.setattr(module, "follow_held_out", lambda *arguments: follow(*arguments) | {"nll": 1.0})
+
+
+def test_a_run_that_gains_nothing_decays_early_and_keeps_its_end(folder, tmp_path, stalling):
+    run = train(settings(folder, tmp_path, num_epochs=10, patience=2, decay=0.3, checkpoint=100))
+    assert [row["epoch"] for row in read_metrics(run)] == [1, 2, 3, 4, 5, 6]  # 3 to stall, 3 of decay
+    assert run.latest_checkpoint() == run.weights(6)  # the last epoch's is always kept
+    settings_of_decoder = torch.load(run.weights(6))["optimizer"]["param_groups"][0]
+    assert settings_of_decoder["lr"] < 0.1 * settings_of_decoder["rate"]
+
+
+@pytest.mark.parametrize("after", [2, 3, 5])
+def test_a_resumed_run_that_decays_early_is_the_uninterrupted_one(folder, tmp_path, stalling, after):
+    options = {"num_epochs": 9, "patience": 2, "decay": 0.3}
+    whole = train(settings(folder, tmp_path / "whole", **options))
+    assert whole.latest_checkpoint() == whole.weights(6)
+    resumed = RunFolder(tmp_path / "resumed")
+    resumed.path.mkdir()
+    shutil.copy(whole.weights(after), resumed.weights(after))  # before, at and in the decay
+    train(settings(folder, resumed.path, load="latest", **options))
+    assert resumed.latest_checkpoint() == resumed.weights(6)
+    first, second = (torch.load(f.weights()) for f in (whole, resumed))
+    for part in ("model", "latents"):
+        assert all(torch.equal(value, second[part][name]) for name, value in first[part].items())
+    np.testing.assert_array_equal(np.load(resumed.conformations), np.load(whole.conformations))
+
+
+def test_a_finished_early_run_is_not_trained_further(folder, tmp_path, stalling):
+    options = {"num_epochs": 9, "patience": 2, "decay": 0.3}
+    whole = train(settings(folder, tmp_path, **options))
+    before = np.load(whole.conformations)
+    again = train(settings(folder, tmp_path, load="latest", **options))
+    np.testing.assert_array_equal(np.load(again.conformations), before)
+    assert again.latest_checkpoint() == again.weights(6)
 
 
 def test_the_scale_is_the_best_for_the_template(folder):
@@ -342,12 +459,44 @@ def test_the_scale_is_the_best_for_the_template(folder):
     assert losses[1] < losses[0] and losses[1] < losses[2]
 
 
+def test_the_scale_is_sampled_evenly(folder, monkeypatch):
+    monkeypatch.setattr("cryoatom.training.fit._SCALE_SAMPLE", 9)
+    with trainer_of(settings(folder)) as trainer:
+        seen, batch = [], trainer.batch
+        monkeypatch.setattr(trainer, "batch", lambda rows: seen.extend(rows) or batch(rows))
+        start_scale(trainer, np.arange(1, COUNT))
+    expected = np.linspace(1, COUNT - 1, 9).astype(int)
+    np.testing.assert_array_equal(seen, [*expected, *expected])  # once in their own poses, once in others'
+
+
+def test_poses_that_are_not_the_images_own_warn(folder, caplog):
+    with trainer_of(settings(folder)) as trainer, caplog.at_level(logging.INFO):
+        start_scale(trainer, np.arange(COUNT))
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+        assert "the template explains the images by" in caplog.text
+        caplog.clear()
+        own = trainer.rotations
+        trainer.rotations = own[np.random.default_rng(0).permutation(COUNT)]
+        start_scale(trainer, np.arange(COUNT))
+    assert [record.levelname for record in caplog.records if "no better" in record.message] == ["WARNING"]
+    assert "than poses of other images" in caplog.text
+
+
+def test_images_of_noise_are_refused(folder, tmp_path):
+    copy_inputs(folder, tmp_path)
+    (tmp_path / "particles.mrcs").unlink()
+    write_stack(tmp_path / "particles.mrcs", np.random.default_rng(0).normal(size=(COUNT, BOX, BOX)), 2.0)
+    with pytest.raises(ValueError, match=r"do not show the template: over 37 images .* at least 5 are needed"):
+        train(settings(tmp_path))
+    assert not list((tmp_path / "run").glob("weights*"))
+
+
 def test_inverted_contrast_is_refused_and_uninvert_data_mends_it(run, folder, tmp_path):
     for name in ("particles.star", "template.cif"):
         shutil.copy(folder / name, tmp_path / name)
     images = open_stack(folder / "particles.mrcs").read(np.arange(COUNT))
     write_stack(tmp_path / "particles.mrcs", -images, 2.0)
-    with pytest.raises(ValueError, match=r"correlate negatively .*give --uninvert-data"):
+    with pytest.raises(ValueError, match=r"correlate .* by -\d.* noise deviations.* give --uninvert-data"):
         train(settings(tmp_path))
     mended = train(settings(tmp_path, uninvert_data=True))
     np.testing.assert_allclose(np.load(mended.conformations), np.load(run.conformations), atol=0.05)
@@ -370,6 +519,19 @@ def test_particles_without_poses(tmp_path):
     write_dataset(tmp_path, 5, has_poses=False)
     with pytest.raises(ValueError, match=r"particles\.star has no orientations \(rlnAngleRot, rlnAngleTilt"):
         train(settings(tmp_path))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_template_outside_the_box(folder, tmp_path):
+    copy_inputs(folder, tmp_path)
+    away = small_template().with_positions(small_template().atoms.positions + [120.0, 0.0, 0.0])
+    write_template(tmp_path / "template.cif", away)
+    with pytest.raises(
+        ValueError,
+        match=r"template\.cif reaches 1\d\d Å .*centre is 120 Å away.* end at 40 Å: .*cryoatom template --onto",
+    ) as error:
+        train(settings(tmp_path, tmp_path / "run"))
+    assert error.value.__cause__ is None and "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
 
@@ -432,9 +594,9 @@ def test_a_template_of_alpha_carbons_alone_trains(folder, tmp_path, caplog):
 def test_saving_and_loading_is_lossless(folder, tmp_path):
     with trainer_of(settings(folder)) as trainer:
         trainer.train_epoch(0, np.arange(COUNT))
-        save_checkpoint(tmp_path / "weights.1.pt", trainer, [{"epoch": 1.0}], "images")
+        save_checkpoint(tmp_path / "weights.1.pt", trainer, [{"epoch": 1.0}], {"images": "a"})
         with trainer_of(settings(folder, seed=9)) as other:
-            assert load_checkpoint(tmp_path / "weights.1.pt", other, "images") == [{"epoch": 1.0}]
+            assert load_checkpoint(tmp_path / "weights.1.pt", other) == [{"epoch": 1.0}]
             for epoch in (1, 2):
                 assert trainer.optimizer.state_dict()["state"].keys() == other.optimizer.state_dict()["state"].keys()
                 other.seed = trainer.seed

@@ -146,8 +146,11 @@ def test_beads_are_fitted_if_asked(folder, fit_beads):
             trainer.model.beads.log_variance += 2.0  # wider than the floor that the grid sets
         before["log_variance"] += 2.0
         trainer.train_epoch(1, np.arange(COUNT))
-        for name, value in trainer.model.beads.state_dict().items():
-            assert torch.equal(before[name], value) != fit_beads
+        after = trainer.model.beads.state_dict()
+        assert not torch.equal(before.pop("log_scale"), after["log_scale"])  # always fitted
+        assert set(before) == {"log_amplitude", "log_variance"}
+        for name, value in before.items():
+            assert torch.equal(value, after[name]) != fit_beads
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -191,6 +194,24 @@ def test_rates_are_those_of_the_schedule_for_each_group(folder):
         trainer.train_epoch(0, np.arange(COUNT))
         assert [group["lr"] for group in trainer.optimizer.param_groups] == pytest.approx([0.0025, 0.005])
         assert sum(p.numel() for p in trainer.parameters) == sum(p.numel() for p in trainer.model.parameters())
+
+
+@pytest.mark.parametrize(("epochs", "decay", "epoch"), [(20, 0.4, 5), (200, 0.1, 33), (9, 1.0, 0), (3, 0.1, 1)])
+def test_a_schedule_that_ends_early_keeps_the_length_of_its_decay(epochs, decay, epoch):
+    full = Schedule(epochs, warmup=0, decay=decay, lr=1e-3, bead_lr=1e-3, z_lr=1e-3)
+    early = full.ended_early(epoch)
+    length = max(1, round(decay * epochs))
+    assert early.epochs == epoch + length and early.decay_start == pytest.approx(epoch)
+    assert (early.lr, early.bead_lr, early.z_lr, early.warmup) == (1e-3, 1e-3, 1e-3, 0)
+    assert early.factor(epoch) == pytest.approx(1)
+    assert early.factor(epoch + 0.5 * length) == pytest.approx(FINAL_RATE + 0.5 * (1 - FINAL_RATE))
+    assert early.factor(early.epochs) == pytest.approx(FINAL_RATE)
+
+
+def test_a_schedule_without_decay_ends_at_once():
+    full = Schedule(200, warmup=20, decay=0.0, lr=1e-3, bead_lr=1e-3, z_lr=1e-3)
+    early = full.ended_early(30)
+    assert early.epochs == 30 and early.factor(29.9) == 1.0
 
 
 def test_the_template_is_no_parameter(folder):

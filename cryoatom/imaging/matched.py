@@ -278,15 +278,19 @@ def _rebuilding(folder: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes `folder` when all is written, unless another run was first with the same."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     for left in folder.parent.glob(f".{folder.name}.{platform.node()}.*"):
-        if not _is_running(int(left.name.rsplit(".", 1)[1])):
+        process = int(left.name.rsplit(".", 1)[1])
+        if process == os.getpid() or not _is_running(process):  # containers give every run the same number
             shutil.rmtree(left, ignore_errors=True)
     temporary = folder.with_name(f".{folder.name}.{platform.node()}.{os.getpid()}")
     temporary.mkdir()
     try:
         yield temporary
-        if not (folder / _MARKER).exists():
-            shutil.rmtree(folder, ignore_errors=True)
+        try:
             os.replace(temporary, folder)
+        except OSError:  # there is one, of another run or without its last file
+            if not (folder / _MARKER).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

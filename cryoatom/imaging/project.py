@@ -14,6 +14,7 @@ from cryoatom.fourier import pixel_coordinates
 _SMALLEST_EXPONENT = -40.0
 _REACH = 4.5  # standard deviations of a bead that a strip holds
 _GROUP = 48  # beads that share a strip
+_BLOCKS = range(48, 23, -1)  # pixels that share an origin, the first that divides an axis
 
 
 class _Gaussians(torch.autograd.Function):
@@ -96,10 +97,17 @@ def render(
 def _axis_gaussians(
     centers: Float[Tensor, "*beads"], precision: Float[Tensor, "*#beads"], pixels: Float[Tensor, " width"]
 ) -> Float[Tensor, "*beads width"]:
-    """Return exp(-(q - p)² / 2σ²) along one axis: the exponent is a quadratic in q, one product with [q², q, 1]."""
+    """Return exp(-(q - p)² / 2σ²) along one axis: the exponent is a quadratic in q, one product with [q², q, 1].
+
+    The three terms cancel but for rounding, which grows with q²: each block of pixels has an origin of its own.
+    """
+    width = len(pixels)
+    block = next((size for size in _BLOCKS if width % size == 0), width)
+    q = pixels[:block] - pixels[block // 2]
+    centers, precision = centers[..., None] - pixels[block // 2 :: block], precision[..., None]
     linear = centers * precision
     coefficients = torch.stack([(-0.5 * precision).expand_as(linear), linear, -0.5 * centers * linear], dim=-1)
-    return _Gaussians.apply(coefficients, torch.stack([pixels * pixels, pixels, torch.ones_like(pixels)]))
+    return _Gaussians.apply(coefficients, torch.stack([q * q, q, torch.ones_like(q)])).flatten(-2)
 
 
 def _strips(

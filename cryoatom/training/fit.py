@@ -87,7 +87,7 @@ def start_scale(trainer: Trainer, rows: np.ndarray) -> None:
     other_cross, other_power = template_match(trainer, sample, np.roll(sample, len(sample) // 2))
     by_chance = other_cross / other_power**0.5 if other_power > 0 else 0.0
     _logger.info("the template explains the images by %.0f deviations, with permuted poses %.0f", deviations, by_chance)
-    if deviations < by_chance + _LEAST_DEVIATIONS:
+    if len(sample) > 1 and deviations < by_chance + _LEAST_DEVIATIONS:
         _logger.warning(
             "the poses explain the images no better (%.0f deviations) than poses of other images (%.0f): "
             "do they belong to these images, and does the template lie in their frame?",
