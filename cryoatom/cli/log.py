@@ -6,7 +6,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cryoatom import __version__
@@ -57,7 +57,8 @@ def console_log(*, verbose: bool, debug: bool) -> Iterator[None]:
     finally:
         for handler in [h for h in _logger.handlers if h not in handlers]:
             _logger.removeHandler(handler)
-            handler.close()
+            with suppress(OSError):  # a full disk has been reported already
+                handler.close()
         _logger.setLevel(level)
 
 

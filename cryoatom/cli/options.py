@@ -72,9 +72,9 @@ def click_type(field: FieldInfo) -> dict[str, Any]:
     if base is Path:
         return {"type": click.Path(path_type=Path)}
     if base is int:
-        return {"type": click.IntRange(**bounds), "metavar": "INTEGER"}
+        return {"type": click.IntRange(**bounds) if bounds else int, "metavar": "INTEGER"}
     if base is float:
-        return {"type": click.FloatRange(**bounds), "metavar": "NUMBER"}
+        return {"type": click.FloatRange(**bounds) if bounds else float, "metavar": "NUMBER"}
     return {"type": base}
 
 

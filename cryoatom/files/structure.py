@@ -197,7 +197,8 @@ def _write_mmcif_models(path: Path, atoms: Atoms, positions: np.ndarray) -> None
     site["pdbx_PDB_model_num"] = [str(model) for model in range(1, count + 1) for _ in range(len(atoms))]
     document = gemmi.cif.Document()
     document.add_new_block(path.name.strip(".").split(".")[0] or "structure").set_mmcif_category("_atom_site.", site)
-    document.write_file(str(path), gemmi.cif.WriteOptions(gemmi.cif.Style.Aligned))
+    # gemmi's own writer says nothing of a full disk
+    path.write_text(document.as_string(gemmi.cif.WriteOptions(gemmi.cif.Style.Aligned)), encoding="utf-8")
 
 
 def _residue_columns(atoms: Atoms) -> AtomSite:

@@ -119,7 +119,7 @@ def _strips(
     order = torch.cat([order, order[:, -1:].expand(-1, -beads % _GROUP)], dim=1)
     is_bead = torch.arange(order.shape[1], device=y.device) < beads
     grouped = y.gather(1, order).unflatten(1, (-1, _GROUP))
-    reach = _REACH * float(variances.max()) ** 0.5
+    reach = _REACH * float(variances.nan_to_num().max()) ** 0.5
     extent = float((grouped[..., -1] - grouped[..., 0]).nan_to_num().max())  # NaN passes on to the image
     rows = min(side, int((extent + 2 * reach) / pixel_size) + 2)
     first = torch.floor((grouped[..., 0] - reach) / pixel_size).long() + side // 2

@@ -113,10 +113,14 @@ def train(config: TrainConfig, *, command: list[str] | None = None, stage: Stage
             config.batch_size,
             -(-config.batch_size // config.chunk),
         )
+    _logger.info("%d images, %d residues, %d threads", len(inputs.particles), len(inputs.template), cores)
+    if checkpoint is not None:
+        _logger.info("going on from %s", checkpoint)
     with Workers(cores) as workers:
         data = prepare_images(config, inputs, folder, workers, stage)
         trainer = build_trainer(config, inputs, data, workers)
         fit(config, trainer, folder, identity, checkpoint, stage)
         with stage(len(data), "Writing conformations") as advance:
             write_outputs(config, folder, inputs.particles, inputs.template, trainer, lambda done: advance(done, ""))
+    _logger.info("finished")
     return folder
