@@ -211,7 +211,7 @@ class TrainConfig(Settings):
 
     seed: int = setting(0, "Seed of every random number.", ge=0)
     threads: PositiveInt | None = setting(None, "CPU threads [default: what SLURM and the machine grant].")
-    chunk: PositiveInt = setting(16, "Images that a CPU thread works on at once.")
+    chunk: PositiveInt = setting(32, "Images that a CPU thread works on at once.")
     device: str = setting("auto", "auto, cpu, or cuda[:N].")
 
     load: Literal["latest"] | Path | None = setting(
