@@ -74,7 +74,7 @@ class Settings(BaseModel):
         """
         record = {"cmd": command, "version": __version__, "time": datetime.now().isoformat(timespec="seconds")}
         settings = {name: _plain(getattr(self, name)) for name in type(self).model_fields}
-        return yaml.safe_dump({**record, **settings}, sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump({**record, **settings}, sort_keys=False)
 
 
 def load_config(path: Path, model: type[Settings]) -> dict[str, Any]:

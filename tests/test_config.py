@@ -3,7 +3,7 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cryoatom.config import RECORDED, Settings, TrainConfig, setting
@@ -84,6 +84,7 @@ def test_an_empty_file_changes_nothing(tmp_path):
     hours=st.floats(min_value=0, exclude_min=True, allow_infinity=False),
     seeds=st.lists(st.text(), max_size=3).map(tuple),
 )
+@example(flour=0, hours=1.0, seeds=("\x85",))  # a line break to YAML unless it is escaped
 def test_saved_settings_come_back_equal(tmp_path_factory, flour, hours, seeds):
     saved = Bread(flour=flour, hours=hours, seeds=seeds, oven=Path("/kitchen/oven"), preset="rye")
     config = write(tmp_path_factory.mktemp("saved"), saved.to_yaml(["cryoatom", "bread"]))
