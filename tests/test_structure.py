@@ -148,7 +148,7 @@ def test_models_of_other_atoms_are_an_error_only_together(tmp_path):
 
 
 def test_gzip_is_told_by_its_content(tmp_path):
-    (tmp_path / "a.pdb").write_bytes(gzip.compress(LINE.encode()))
+    (tmp_path / "a.pdb").write_bytes(gzip.compress(LINE.encode(), mtime=0))
     assert len(read_atoms(tmp_path / "a.pdb")) == 1
 
 
@@ -159,7 +159,7 @@ def test_gzip_is_told_by_its_content(tmp_path):
         ("a.pdb", LINE + LINE.replace("  6.134", " 6.13x4"), "line 2: columns 39-46 hold"),
         ("a.pdb", LINE[:40] + "\n", "line 1: columns 39-46 hold"),
         ("a.pdb", LINE.replace("A   1 ", "A  ?? "), "line 1: residue number '[?][?]'"),
-        ("a.pdb.gz", gzip.compress(LINE.encode())[:-12], "damaged or cut short"),
+        ("a.pdb.gz", gzip.compress(LINE.encode(), mtime=0)[:-12], "damaged or cut short"),
         ("a.cif", "ATOM 1 2 3", "not a readable mmCIF"),
         ("a.cif", "data_a\n_cell.length_a 1\n", "no _atom_site table"),
         ("a.cif", "data_a\nloop_\n_atom_site.id\n1\n", "no column auth_atom_id or label_atom_id"),
