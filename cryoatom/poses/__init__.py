@@ -1,0 +1,1 @@
+"""Orientations of particles: weights on a grid of rotations and their means."""
