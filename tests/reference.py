@@ -100,3 +100,15 @@ def atom_beads(template: Template) -> list[tuple[int, int, float, np.ndarray, fl
                 spread = float(weight @ ((xyz - center) ** 2).sum(axis=1) / weight.sum())
                 beads.append((residue, kind, float(weight.sum()), center, spread))
     return beads
+
+
+def grid_costs_loop(images: list[Tensor], crop: Tensor, kernel_spectrum: Tensor) -> Tensor:
+    """-⟨w, v⟩ + ½ ⟨v, κ * v⟩ of one crop and the image v of each rotation; the spectrum of κ is on its half plane."""
+    side = len(crop)
+    mirrored = torch.cat([kernel_spectrum[:1], kernel_spectrum[1:].flip(0)])[:, 1:-1].flip(1)
+    whole = torch.cat([kernel_spectrum, mirrored], dim=1)
+    costs = []
+    for v in images:
+        spectrum = torch.fft.fft2(v, s=(2 * side, 2 * side))
+        costs.append(0.5 * (whole * spectrum.abs() ** 2).mean() - (crop * v).sum())
+    return torch.stack(costs)

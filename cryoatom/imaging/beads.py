@@ -262,15 +262,23 @@ class BeadModel(nn.Module):
         self, conformations: Float[Tensor, "batch residues 3"], rotations: Float[Tensor, "batch 3 3"]
     ) -> Float[Tensor, "batch beads 2"]:
         """Return bead centres (R b)_xy in Å; shifts belong to the crops."""
-        batch, residues, _ = conformations.shape
-        x = torch.bmm(rotations, conformations.mT).permute(2, 1, 0).contiguous()  # residues 3 batch
+        return self._assemble(torch.bmm(rotations, conformations.mT).permute(2, 1, 0).contiguous(), 2)
+
+    def place(self, conformations: Float[Tensor, "batch residues 3"]) -> Float[Tensor, "batch beads 3"]:
+        """Return bead centres b in Å, before any rotation: (R b)_xy are those of :meth:`project`."""
+        return self._assemble(conformations.permute(1, 2, 0).contiguous(), 3)
+
+    def _assemble(self, x: Float[Tensor, "residues 3 batch"], axes: int) -> Float[Tensor, "batch beads axes"]:
+        """Return the first coordinates, two or all three, of bead centres."""
+        residues, _, batch = x.shape
         arms = self.difference(x.flatten(1)).view(2, residues, 3, batch)
         e1 = _normalize(arms[0])
         e2 = _normalize(arms[1] - (arms[1] * e1).sum(dim=1, keepdim=True) * e1)
-        e3 = torch.stack([e1[:, 1] * e2[:, 2] - e1[:, 2] * e2[:, 1], e1[:, 2] * e2[:, 0] - e1[:, 0] * e2[:, 2]], dim=1)
-        stacked = torch.cat([x[:, :2], e1[:, :2], e2[:, :2], e3])
+        cyclic = ((1, 2), (2, 0), (0, 1))[:axes]
+        e3 = torch.stack([e1[:, i] * e2[:, j] - e1[:, j] * e2[:, i] for i, j in cyclic], dim=1)
+        stacked = torch.cat([x[:, :axes], e1[:, :axes], e2[:, :axes], e3])
         beads = self.combination(stacked.flatten(1))
-        return beads.view(-1, 2, batch).permute(2, 0, 1)
+        return beads.view(-1, axes, batch).permute(2, 0, 1)
 
 
 def _normalize(vectors: Float[Tensor, "residues 3 batch"]) -> Float[Tensor, "residues 3 batch"]:
