@@ -24,7 +24,7 @@ def eval_command(config: EvaluateConfig) -> None:
     over rigid motions where not said otherwise; EMD-RMSD is the earth mover's distance between the two distributions.
 
     \b
-    cryoatom eval run --gt data/truth/trajectory.dcd --labels data/truth/frames.txt
+    cryoatom eval run --gt data/truth/trajectory.dcd --labels data/truth/frames.txt --gt-poses data/particles.star
     cryoatom eval run --gt traj.dcd --gt-top traj.psf
     cryoatom eval --predictions conformations.npy --template template.cif --gt traj.pdb -o eval
     """
@@ -45,18 +45,17 @@ def eval_command(config: EvaluateConfig) -> None:
         result = evaluate_files(config)
         written = write_evaluation(outdir, result)
     console.print(_table(result))
-    for note in result.notes:
-        console.print(f"Note: {note}", soft_wrap=True, highlight=False)
-    console.print(f"{outdir}: {', '.join(path.name for path in written)}", soft_wrap=True, highlight=False)
+    for line in (*(f"Note: {note}" for note in result.notes), f"{outdir}: {', '.join(path.name for path in written)}"):
+        console.print(line, soft_wrap=True, highlight=False)
 
 
 def _table(result: EvaluationResult) -> Table:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     figures = result.summary()
-    table = Table(title=f"{figures['n_images']:,} images, {figures['n_frames']:,} frames", title_justify="left")
-    for heading in ("Å", "prediction", "best static", "template"):
-        table.add_column(heading, justify="left" if heading == "Å" else "right")
+    numbers = [Column(heading, justify="right") for heading in ("prediction", "best static", "template")]
+    title = f"{figures['n_images']:,} images, {figures['n_frames']:,} frames"
+    table = Table("Å", *numbers, title=title, title_justify="left")
     rows = {
         "RMSD, mean": ("rmsd_mean", "rmsd_static_mean", "rmsd_template_mean"),
         "RMSD, median": ("rmsd_median",),
@@ -66,12 +65,16 @@ def _table(result: EvaluationResult) -> Table:
         "RMSD to the nearest frame, mean": ("rmsd_nearest_mean",),
         "EMD-RMSD, all images": ("emd_rmsd_full", "emd_rmsd_static", "emd_rmsd_template"),
         f"EMD-RMSD, {figures['emd_samples']:,} images": ("emd_rmsd_sampled_mean",),
+        "rank correlation of latents": ("latent_rank_correlation",),
+        "rank correlation of coordinates": ("coordinate_rank_correlation",),
+        "pose error, median, degrees": ("pose_error_deg_median",),
+        "pose error, mean, degrees": ("pose_error_deg_mean",),
+        "pose error, share within 15 degrees": ("pose_share_within_15_deg",),
+        "shift error, median": ("shift_error_median",),
+        f"hand: {figures['hand']}; RMSD, {figures['hand_images']:,} images": ("hand_rmsd",),
+        "RMSD to the mirror image of the truth": ("hand_rmsd_mirrored",),
     }
     for heading, keys in rows.items():
-        if figures[keys[0]] is not None:  # needs labels, or was skipped
+        if figures[keys[0]] is not None:  # needs labels or poses, or was skipped
             table.add_row(heading, *(f"{figures[key]:.3f}" for key in keys))
-    for name in ("latent", "coordinate"):
-        correlation = figures[f"{name}_rank_correlation"]
-        if correlation is not None:
-            table.add_row(f"rank correlation of {name}s", f"{correlation:.3f}")
     return table

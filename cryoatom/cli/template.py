@@ -32,7 +32,6 @@ def template(
     STRUCTURE is mmCIF (AlphaFold 3) or PDB, .gz too. What is dropped is listed.
 
     \b
-    Examples:
         cryoatom template af3.cif -o template.cif
         cryoatom template complex.pdb -o template.cif --chain A --chain B
         cryoatom template af3.cif -o template.cif --residues 1-214 --onto consensus.pdb
@@ -40,6 +39,7 @@ def template(
     from rich.console import Console
 
     from cryoatom.structure import template as library
+    from cryoatom.structure.hand import hand_of
 
     result, report = library.read_template(structure, chains=list(chains) or None, residues=residues)
     frame = "as in the file"
@@ -52,18 +52,18 @@ def template(
         result = library.center_template(result)
         frame = "centred"
     library.write_template(output, result)
-    Console().print(summary(f"{structure.name} -> {output}", result, report, frame))
+    Console().print(summary(f"{structure.name} -> {output}", result, report, frame, str(hand_of(result))))
 
 
-def summary(title: str, result: Template, report: TemplateReport, frame: str) -> Table:
+def summary(title: str, result: Template, report: TemplateReport, frame: str, hand: str) -> Table:
     """Return what was kept, renamed and dropped as a table."""
     from rich.table import Table
 
-    chains = Counter(result.chain_ids.tolist())
     table = Table("template", title)
     atoms = "C-alphas only" if result.is_alpha_only else f"{len(result.atoms)} heavy atoms"
     table.add_row("residues", f"{len(result)} ({atoms})")
-    table.add_row("chains", ", ".join(f"{chain} ({count})" for chain, count in chains.items()))
+    table.add_row("chains", ", ".join(f"{chain} ({n})" for chain, n in Counter(result.chain_ids.tolist()).items()))
+    table.add_row("hand", hand)
     table.add_row("mean B factor or pLDDT", f"{result.confidence.mean():.1f}")
     table.add_row("frame", frame)
     table.add_row("chain breaks", "\n".join(report.breaks) or "none")
@@ -76,5 +76,5 @@ def summary(title: str, result: Template, report: TemplateReport, frame: str) ->
 
 
 def _names(names: Counter[str]) -> str:
-    shown = [f"{name} ({count})" for name, count in names.most_common(MAX_NAMES)]
-    return ", ".join(shown + ["..."] * (len(names) > MAX_NAMES))
+    shown = (f"{name} ({count})" for name, count in names.most_common(MAX_NAMES))
+    return ", ".join([*shown, *["..."] * (len(names) > MAX_NAMES)])

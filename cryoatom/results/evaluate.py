@@ -9,9 +9,11 @@ from torch import Tensor
 
 from cryoatom.results.deviations import Deviations, measure_deviations, static_deviations
 from cryoatom.results.evaluate_config import EvaluateConfig
-from cryoatom.results.evaluation import EvaluationResult, FrameErrors, ImageErrors, ResidueErrors
+from cryoatom.results.evaluation import EvaluationResult, FrameErrors, HandErrors, ImageErrors, ResidueErrors
 from cryoatom.results.ground_truth import GroundTruth, check_labels, read_ground_truth, read_labels
 from cryoatom.results.metrics import Pairing, emd_rmsd, principal_axis, procrustes_mean, rank_correlation, rmsd_matrix
+from cryoatom.results.mirror import compare_hands
+from cryoatom.results.poses import PosePairs, pose_errors, read_pose_pairs
 from cryoatom.results.predictions import Predictions, read_predictions
 from cryoatom.results.transport import ASSIGNMENT_IMAGES, apportion
 from cryoatom.structure.superpose import rmsd, superpose
@@ -31,13 +33,22 @@ def evaluate_files(config: EvaluateConfig) -> EvaluationResult:
     FileNotFoundError, ValueError
         When a file is missing or cannot be read, or two of them do not fit; names both numbers.
     """
+    if config.gt_poses is not None and (config.labels is None or config.run is None):
+        raise ValueError(
+            "--gt-poses needs a run folder, whose poses.star is compared, and --labels, as every conformation is "
+            "superposed on its true one"
+        )
     predictions = read_predictions(config.run, conformations=config.predictions, template=config.template)
     truth = read_ground_truth(config.gt, config.gt_top, predictions.template)
     labels = None if config.labels is None else read_labels(config.labels, len(predictions), len(truth))
+    poses = None
+    if config.run is not None and config.gt_poses is not None:
+        poses = read_pose_pairs(config.run, config.gt_poses, len(predictions), datadir=config.datadir)
     return evaluate(
         predictions,
         truth,
         labels=labels,
+        poses=poses,
         emd_samples=config.emd_samples,
         emd_draws=config.emd_draws,
         seed=config.seed,
@@ -49,6 +60,7 @@ def evaluate(
     truth: GroundTruth,
     *,
     labels: np.ndarray | None = None,
+    poses: PosePairs | None = None,
     emd_samples: int = 2000,
     emd_draws: int = 5,
     seed: int = 0,
@@ -66,15 +78,19 @@ def evaluate(
     labels : (images,) int64, optional
         The true frame of each image. Without them only EMD-RMSD and nearest frames are defined, and all frames are
         taken to be equally frequent.
+    poses : PosePairs, optional
+        The poses found and the true ones; needs labels.
     emd_samples, emd_draws, seed : int
         For the sampled EMD-RMSD: images in each draw (without replacement), number of draws, and their seed.
 
     Raises
     ------
     ValueError
-        When the residues do not fit, labels are no frames, or a conformation is not finite.
+        When the residues do not fit, labels are no frames, poses lack labels or are not one per image, or a
+        conformation is not finite.
     """
     _check_residues(predictions, truth)
+    _check_poses(predictions, labels, poses)
     frames = torch.from_numpy(truth.positions).double()
     if labels is None:
         counts = apportion(len(predictions), np.ones(len(frames)))
@@ -84,6 +100,10 @@ def evaluate(
     nearest, nearest_rmsd, matrix = _nearest(predictions, frames)
     pairing = _pair_all(matrix, counts)
     deviations = None if labels is None else measure_deviations(predictions, frames, labels)
+    angles, shifts = (None, None)
+    if poses is not None and labels is not None:
+        angles, shifts = pose_errors(predictions, frames, labels, poses)
+    hand = compare_hands(predictions, frames, labels, poses, seed=seed)
     template, static = _baselines(predictions, frames, counts)
     images = ImageErrors(
         frame=labels,
@@ -94,6 +114,8 @@ def evaluate(
         rmsd_nearest=nearest_rmsd,
         paired_frame=None if pairing is None else pairing.frames,
         rmsd_paired=None if pairing is None else pairing.rmsds,
+        pose_error_deg=angles,
+        shift_error=shifts,
     )
     by_frame = FrameErrors(
         images=counts,
@@ -107,11 +129,17 @@ def evaluate(
         images=images,
         frames=by_frame,
         residues=_residue_errors(predictions, template[1], static[1], deviations),
+        hand=hand,
         emd_draws=_draw_emds(predictions, frames, matrix, labels, samples=emd_samples, draws=emd_draws, seed=seed),
         emd_samples=min(emd_samples, len(predictions)),
         latent_rank_correlation=_latent_rank_correlation(predictions, labels),
         coordinate_rank_correlation=_coordinate_rank_correlation(predictions, labels, seed),
-        notes=(*truth.notes, *_notes(predictions, frames, images, by_frame)),
+        notes=(
+            *truth.notes,
+            *(() if poses is None else poses.notes),
+            *_hand_notes(hand),
+            *_notes(predictions, frames, images, by_frame),
+        ),
     )
 
 
@@ -119,6 +147,13 @@ def _check_residues(predictions: Predictions, truth: GroundTruth) -> None:
     sizes = (predictions.conformations.shape[1], len(predictions.template), truth.positions.shape[1])
     if len(set(sizes)) > 1:
         raise ValueError(f"the conformations have {sizes[0]} residues, the template {sizes[1]}, the truth {sizes[2]}")
+
+
+def _check_poses(predictions: Predictions, labels: np.ndarray | None, poses: PosePairs | None) -> None:
+    if poses is not None and labels is None:
+        raise ValueError("the pose errors need labels: every conformation is superposed on its true one")
+    if poses is not None and len(poses) != len(predictions):
+        raise ValueError(f"there are {len(poses)} poses and {len(predictions)} conformations")
 
 
 def _nearest(
@@ -257,3 +292,15 @@ def _notes(
                 f"{as_is:.1f} Å, superposed {superposed:.1f} Å): the figures without alignment mean nothing"
             )
     return notes
+
+
+def _hand_notes(hand: HandErrors) -> list[str]:
+    """Say that a reconstruction is mirrored: its figures against the truth then mean little."""
+    if hand.hand != "mirrored":
+        return []
+    angle = hand.pose_error_deg_mirrored
+    poses = "" if angle is None else f", and its poses are {angle:.1f}° (median) from those of the mirrored truth"
+    return [
+        f"the conformations are mirrored: {hand.rmsd_mirrored:.2f} Å from the mirror image of the truth, "
+        f"{hand.rmsd:.2f} Å from the truth{poses}; images alone cannot tell, all other figures are against the truth"
+    ]

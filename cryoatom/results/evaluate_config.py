@@ -16,6 +16,10 @@ class EvaluateConfig(Settings):
     gt: Path = setting(..., "True conformations: .dcd, .xtc, .npy, or .pdb/.cif with several models.")
     gt_top: Path | None = setting(None, "Topology of the true conformations: .psf, .pdb or .cif.")
     labels: Path | None = setting(None, "The true frame of each image: .txt or .npy of zero-based frames.")
+    gt_poses: Path | None = setting(
+        None, "True poses, joined by image name: RELION .star. Needs --labels: conformations are superposed first."
+    )
+    datadir: Path | None = setting(None, "Folder of the image stacks, where --gt-poses does not lead to them.")
     predictions: Path | None = setting(
         None, "Conformations (images, residues, 3) as .npy, in place of the run folder's; needs --template."
     )

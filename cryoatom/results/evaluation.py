@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from cryoatom.structure.hand import Hand
+
+WITHIN_DEG = 15.0
+SAME_HAND = 0.95
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -26,6 +30,9 @@ class ImageErrors:
         The most similar frame.
     paired_frame, rmsd_paired : (images,) or None
         The optimal pairing of all images with all frames; None where it was skipped.
+    pose_error_deg, shift_error : (images,) float64 or None
+        Of the pose, after the prediction was superposed on the true frame: angle of the rotation, and distance in the
+        image; None without true poses.
     """
 
     frame: np.ndarray | None
@@ -36,6 +43,8 @@ class ImageErrors:
     rmsd_nearest: np.ndarray
     paired_frame: np.ndarray | None
     rmsd_paired: np.ndarray | None
+    pose_error_deg: np.ndarray | None = None
+    shift_error: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -88,12 +97,43 @@ class ResidueErrors:
 
 
 @dataclass(frozen=True)
+class HandErrors:
+    """Some predictions against the truth and against its mirror image.
+
+    Parameters
+    ----------
+    images : int
+        How many predictions were compared.
+    rmsd, rmsd_mirrored : float
+        Mean RMSD to the true frames and to their mirror images, minimum over proper rigid motions, Å.
+    pose_error_deg_mirrored : float or None
+        Median pose error against the mirrored truth in its mirrored poses; None without true poses.
+    helices : Hand
+        Of the predictions alone.
+    """
+
+    images: int
+    rmsd: float
+    rmsd_mirrored: float
+    pose_error_deg_mirrored: float | None
+    helices: Hand
+
+    @property
+    def hand(self) -> Literal["right", "mirrored", "unknown"]:
+        """Which is nearer; unknown where the RMSDs differ by less than 5%."""
+        if min(self.rmsd, self.rmsd_mirrored) > SAME_HAND * max(self.rmsd, self.rmsd_mirrored):
+            return "unknown"
+        return "right" if self.rmsd < self.rmsd_mirrored else "mirrored"
+
+
+@dataclass(frozen=True)
 class EvaluationResult:
     """What `cryoatom eval` finds.
 
     Parameters
     ----------
     images, frames, residues : ImageErrors, FrameErrors, ResidueErrors
+    hand : HandErrors
     emd_draws : (draws,) float64
         EMD-RMSD of random draws of images, Å.
     emd_samples : int
@@ -109,6 +149,7 @@ class EvaluationResult:
     images: ImageErrors
     frames: FrameErrors
     residues: ResidueErrors
+    hand: HandErrors
     emd_draws: np.ndarray
     emd_samples: int
     latent_rank_correlation: float | None
@@ -122,10 +163,10 @@ class EvaluationResult:
         return float(self.emd_draws.mean() if paired is None else paired.mean())
 
     def summary(self) -> dict[str, Any]:
-        """Return the figures of summary.json; None where labels are needed and absent."""
+        """Return the figures of summary.json; None where labels or true poses are needed and absent."""
         images, frames = self.images, self.frames
         template, static = (_weighted(column, frames.images) for column in (frames.rmsd_template, frames.rmsd_static))
-        is_labelled = images.frame is not None
+        is_labelled, angle = images.frame is not None, images.pose_error_deg
         return {
             "n_images": len(images.nearest_frame),
             "n_frames": len(frames.images),
@@ -154,6 +195,18 @@ class EvaluationResult:
             "scatter_rms": _root_mean_square(self.residues.scatter),
             "latent_rank_correlation": self.latent_rank_correlation,
             "coordinate_rank_correlation": self.coordinate_rank_correlation,
+            "pose_error_deg_median": _median(images.pose_error_deg),
+            "pose_error_deg_mean": _mean(images.pose_error_deg),
+            f"pose_share_within_{WITHIN_DEG:g}_deg": None if angle is None else float((angle <= WITHIN_DEG).mean()),
+            "shift_error_median": _median(images.shift_error),
+            "hand": self.hand.hand,
+            "hand_images": self.hand.images,
+            "hand_rmsd": self.hand.rmsd,
+            "hand_rmsd_mirrored": self.hand.rmsd_mirrored,
+            "hand_pose_error_deg_median_mirrored": self.hand.pose_error_deg_mirrored,
+            "helix_hand": self.hand.helices.hand,
+            "helix_turns_right": self.hand.helices.right,
+            "helix_turns_mirrored": self.hand.helices.wrong,
             "notes": list(self.notes),
         }
 

@@ -13,7 +13,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from cryoatom.results.evaluation import EvaluationResult, ResidueErrors
+from cryoatom.results.evaluation import WITHIN_DEG, EvaluationResult, ResidueErrors
 
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999"
 STYLE: dict[Any, Any] = {
@@ -26,6 +26,7 @@ STYLE: dict[Any, Any] = {
 BINS = 80
 PAIRING_BINS = 150
 FEW_POINTS = 30
+LEAST_ANGLE_DEG = 0.1
 
 
 def plot_histogram(result: EvaluationResult) -> Figure:
@@ -110,11 +111,32 @@ def plot_pairing(result: EvaluationResult) -> Figure | None:
     return figure
 
 
+def plot_poses(result: EvaluationResult) -> Figure | None:
+    """Draw how pose errors are distributed over images, on a logarithmic axis; None without true poses."""
+    angles = result.images.pose_error_deg
+    if angles is None:
+        return None
+    angles = np.maximum(angles, LEAST_ANGLE_DEG)  # smaller ones stand in the first bin
+    median, share = float(np.median(angles)), float((angles <= WITHIN_DEG).mean())
+    with rc_context(STYLE):
+        figure, axes = _figure()
+        axes.hist(angles, bins=np.geomspace(LEAST_ANGLE_DEG, 180.0, BINS + 1).tolist(), color=BLUE, alpha=0.75)
+        axes.axvline(median, color=BLUE, linewidth=2, label=f"median {median:.2g}°")
+        within = f"{100 * share:.1f}% of the images within {WITHIN_DEG:g}°"
+        axes.axvline(WITHIN_DEG, color=VERMILION, linestyle="--", label=within)
+        axes.set(xlabel="pose error (°)", ylabel="images", xscale="log", xlim=(LEAST_ANGLE_DEG, 180))
+        axes.xaxis.set_major_formatter("{x:g}")
+        _whole_numbers(axes.yaxis)
+        _legend_above(axes)
+    return figure
+
+
 PLOTS: dict[str, Callable[[EvaluationResult], Figure | None]] = {
     "histogram.png": plot_histogram,
     "residues.png": plot_residues,
     "frames.png": plot_frames,
     "emd_pairing.png": plot_pairing,
+    "poses.png": plot_poses,
 }
 
 

@@ -44,14 +44,24 @@ class Predictions:
         ValueError
             When a conformation is not finite; names its image.
         """
-        at_once = max(1, RESIDUES_AT_ONCE // self.conformations.shape[1])
+        at_once = self._images_at_once()
         for start in range(0, len(self), at_once):
             rows = slice(start, min(start + at_once, len(self)))
             yield rows, self._load(rows)
 
+    def chunks_of(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Yield the conformations of some images, a part of the rows at a time."""
+        at_once = self._images_at_once()
+        for start in range(0, len(rows), at_once):
+            some = rows[start : start + at_once]
+            yield some, self._load(some)
+
     def take(self, rows: np.ndarray) -> Tensor:
         """Return the conformations of some images as (rows, residues, 3) float64."""
         return self._load(rows)
+
+    def _images_at_once(self) -> int:
+        return max(1, RESIDUES_AT_ONCE // self.conformations.shape[1])
 
     def _load(self, rows: slice | np.ndarray) -> Tensor:
         block = np.array(self.conformations[rows], dtype=np.float64)
