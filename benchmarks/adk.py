@@ -1,7 +1,9 @@
-"""The paper's ADK experiment with known poses: accuracy and training time of each system, seed by seed.
+"""The paper's ADK experiment, with known and unknown poses: accuracy and training time of each system and seed.
 
     python benchmarks/adk.py OUT --images-per-frame 100 --seeds 3
     python benchmarks/adk.py OUT --images-per-frame 1000 --seeds 3 --epochs 12 --systems gcn-r2
+    python benchmarks/adk.py OUT --images-per-frame 100 --seeds 3 --systems gcn-esl
+    python benchmarks/adk.py OUT --images-per-frame 100 --seeds 1 --systems gcn-esl --max-shift 5
 
 Simulates the closed-to-open trajectory of MDAnalysisTests (adk.psf, adk_dims2.dcd: 102 frames) once, superposes the
 crystal template adk_closed.pdb on the mean frame, then trains and evaluates each system through the command line. A
@@ -27,6 +29,8 @@ SYSTEMS = {
     "gcn-ca": ["--beads", "ca"],
     "gcn-two": ["--beads", "two"],
     "gcn-profiled": ["--likelihood", "profiled"],
+    "gcn-esl": ["--poses", "esl"],
+    "mlp-esl": ["--poses", "esl", "--decoder", "mlp"],
 }
 CORE = "1-29,60-121,160-214"
 
@@ -40,10 +44,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS)[:4], choices=SYSTEMS)
     parser.add_argument("--no-solvent", action="store_true")
+    parser.add_argument("--max-shift", type=float, default=0.0, help="of the simulated images, Å")
     arguments = parser.parse_args()
     data = prepare(arguments)
-    print("| system | seed | mean RMSD (Å) | median | bias | scatter | EMD-RMSD | training (s) |")
-    print("|---" * 8 + "|")
+    print("| system | seed | mean RMSD (Å) | median | bias | scatter | EMD-RMSD | median pose error (°) | within 15° "
+          "| median shift error (Å) | training (s) |")  # fmt: skip
+    print("|---" * 11 + "|")
     for system in arguments.systems:
         rows = [run(arguments, data, system, seed) for seed in range(arguments.seeds)]
         for seed, row in enumerate(rows):
@@ -59,9 +65,11 @@ def prepare(arguments: argparse.Namespace) -> Path:
     """Simulate the data and make the template, unless they are there."""
     files = data_folder()
     data = arguments.out / f"data-{arguments.images_per_frame}{'-vacuum' if arguments.no_solvent else ''}"
+    data = data.with_name(data.name + f"-shift{arguments.max_shift:g}") if arguments.max_shift else data
     if not (data / "particles.star").exists():
         cryoatom("simulate", files / "adk_dims2.dcd", "--top", files / "adk.psf", "-o", data, "--superpose", CORE,
                  "--images-per-frame", arguments.images_per_frame, "--threads", arguments.threads, "--float16",
+                 "--max-shift", arguments.max_shift,
                  "--no-solvent" if arguments.no_solvent else "--solvent", "--overwrite")  # fmt: skip
     if not (data / "template.cif").exists():
         cryoatom("template", files / "adk_closed.pdb", "-o", data / "template.cif",
@@ -79,11 +87,12 @@ def run(arguments: argparse.Namespace, data: Path, system: str, seed: int) -> li
                  "--threads", arguments.threads, "--patience", 0, "--no-dcd", *SYSTEMS[system])  # fmt: skip
         truth = data / "truth"
         cryoatom("eval", outdir, "--gt", truth / "trajectory.dcd", "--gt-top", truth / "trajectory.cif",
-                 "--labels", truth / "frames.txt")  # fmt: skip
+                 "--labels", truth / "frames.txt", "--gt-poses", data / "particles.star")  # fmt: skip
     found = json.loads(summary.read_text())
     with (outdir / "metrics.csv").open() as file:
         seconds = sum(float(row["seconds"]) for row in csv.DictReader(file))
-    names = ("rmsd_mean", "rmsd_median", "bias_mean", "scatter_mean", "emd_rmsd")
+    names = ("rmsd_mean", "rmsd_median", "bias_mean", "scatter_mean", "emd_rmsd", "pose_error_deg_median",
+             "pose_share_within_15_deg", "shift_error_median")  # fmt: skip
     return [*(found[name] for name in names), seconds]
 
 

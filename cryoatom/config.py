@@ -161,7 +161,9 @@ class TrainConfig(Settings):
     outdir: Path = setting(..., "Folder to write the run to.", flags=("-o", "--outdir"))
     preset: Literal["default", "paper"] = setting("default", "Whose hyperparameters to start from.")
     graph: Path | None = setting(None, "Protein graph of `cryoatom graph`; made from the template where absent.")
-    poses: Literal["known"] = setting("known", "Where orientations come from: known = the particle file.")
+    poses: Literal["known", "esl"] = setting(
+        "known", "Where poses come from: known = the particle file; esl = estimated, none of the file's is used."
+    )
     datadir: Path | None = setting(None, "Folder that image names in the particle file are relative to.")
     ind: Path | None = setting(None, "Use only these particles: .npy or .txt of zero-based rows.")
     uninvert_data: bool = setting(False, "The protein is bright in the images (else dark, as in raw data).")
@@ -184,6 +186,22 @@ class TrainConfig(Settings):
     diameter: float | None = setting(None, "Diameter of the crops, Å [default: the template's and --margin].", gt=0)
     margin: float = setting(14.0, "Room around the template for motion and for the tails of beads, Å.", ge=0)
     zdim: PositiveInt = setting(8, "Latent dimension.")
+
+    search_epochs: PositiveInt = setting(6, "With --poses esl: first epochs, of classes of conformations and searches.")
+    search_images: PositiveInt = setting(10_000, "Images that take part in the search epochs, at most.")
+    search_every: int = setting(5, "Then search all poses again every so many epochs; 0: never.", ge=0)
+    classes: PositiveInt = setting(12, "Conformations that a search compares with each image.")
+    rotations: int = setting(14761, "Rotations of the search's grid.", ge=100)
+    search_resolution: float = setting(8.0, "Resolution of the search, Å.", gt=0)
+    max_shift: float = setting(5.0, "Farthest that a particle may lie from the centre of its image, Å.", ge=0)
+    support: PositiveInt = setting(15, "J0 of ESL: rotations that the measure of an image aims at.")
+    eta: float = setting(2 / 3, "η of ESL: how fast that measure shrinks on finer grids.", ge=1 / 4, le=2 / 3)
+    esl_order: Literal["next", "last"] = setting(
+        "next", "Order statistic that sets ESL's temperature: the cost after the J-th, or the J-th."
+    )
+    pose_lr: float | None = setting(
+        None, "Learning rate of poses, degrees; 0: they stay [default: 0 for known poses, 0.6 for esl].", ge=0
+    )
 
     num_epochs: PositiveInt = setting(20, "Passes over the images, at most.", flags=("-n", "--num-epochs"))
     batch_size: PositiveInt = setting(64, "Images in a step.", flags=("-b", "--batch-size"))

@@ -90,6 +90,11 @@ class RunFolder:
         """Poses as a RELION star file."""
         return self.path / "poses.star"
 
+    @property
+    def pose_report(self) -> Path:
+        """How sure the estimated poses are, one row an image."""
+        return self.path / "poses.csv"
+
     def start_anew(self, *, overwrite: bool) -> None:
         """Make room for a new run: a run that is in the folder is removed, images in matched form and the log stay.
 
@@ -98,7 +103,14 @@ class RunFolder:
         ValueError
             If there is one and it may not be replaced.
         """
-        old = [*self.path.glob("weights*.pt"), *self.path.glob("z*.npy"), self.poses, self.metrics, self.conformations]
+        old = [
+            *self.path.glob("weights*.pt"),
+            *self.path.glob("z*.npy"),
+            self.poses,
+            self.pose_report,
+            self.metrics,
+            self.conformations,
+        ]
         old = [path for path in (*old, self.trajectory, self.topology, self.pdb, self.evaluation) if path.exists()]
         if old and not overwrite:
             raise ValueError(

@@ -55,7 +55,7 @@ def test_the_likelihood_is_that_of_the_images_with_shifts_and_ctf(config, traine
     rows, model = np.array([4, 1, 5]), trainer.model
     x = torch.from_numpy(bent(np.array([3.0, -2.0, 0.0]))).float()
     with torch.no_grad():
-        centers = model.beads.project(x, trainer.rotations[rows])
+        centers = model.beads.project(x, trainer.poses.rotations[rows])
         centers = centers + torch.from_numpy(particles.poses.shifts[rows])[:, None].float()
         beads = (centers, model.beads.amplitudes(), model.beads.variances())
         prediction = simulate_images(*beads, particles.optics[rows], 40, 2.0)

@@ -350,7 +350,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(run, folder, tmp_path, mon
 
 def test_a_checkpoint_is_read_without_running_code_from_it(run):
     state = torch.load(run.weights(2), weights_only=True)
-    assert set(state) == {"identity", "history", "model", "optimizer", "latents"}
+    assert set(state) == {"identity", "history", "model", "optimizer", "latents", "poses"}
 
 
 # --- the loop -------------------------------------------------------------------------------------------------------
@@ -475,8 +475,7 @@ def test_poses_that_are_not_the_images_own_warn(folder, caplog):
         assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
         assert "the template explains the images by" in caplog.text
         caplog.clear()
-        own = trainer.rotations
-        trainer.rotations = own[np.random.default_rng(0).permutation(COUNT)]
+        trainer.poses.rotations = trainer.poses.rotations[np.random.default_rng(0).permutation(COUNT)]
         start_scale(trainer, np.arange(COUNT))
     assert [record.levelname for record in caplog.records if "no better" in record.message] == ["WARNING"]
     assert "than poses of other images" in caplog.text

@@ -23,7 +23,9 @@ def folder(tmp_path_factory):
 
 
 def everything(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {**trainer.model.state_dict(), **trainer.latents.state_dict()}
+    rows = {f"latents.{name}": value for name, value in trainer.latents.state_dict().items()}
+    rows |= {f"poses.{name}": value for name, value in trainer.poses.state_dict().items()}
+    return trainer.model.state_dict() | rows
 
 
 def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
@@ -35,7 +37,7 @@ def run(folder, epochs: int = 2, **changes) -> tuple[dict[str, torch.Tensor], li
     with trainer_of(settings(folder, **changes)) as trainer:
         rows = np.arange(COUNT)
         terms = [trainer.train_epoch(epoch, rows) for epoch in range(epochs)]
-        terms.append(trainer.fit_latents(rows, 0.05))
+        terms.append(trainer.fit_latents(rows, 1.0))
         return {name: value.clone() for name, value in everything(trainer).items()}, terms
 
 
@@ -43,7 +45,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_gives_others(folder):
     first, again, other = run(folder), run(folder), run(folder, seed=1)
     assert_equal(first[0], again[0])
     assert first[1] == again[1] != other[1]
-    assert not torch.equal(first[0]["values"], other[0]["values"])
+    assert not torch.equal(first[0]["latents.values"], other[0]["latents.values"])
 
 
 @pytest.mark.parametrize("threads", [2, 3])
@@ -64,17 +66,17 @@ def test_chunks_only_split_the_work(folder):
 def test_every_image_is_seen_once_an_epoch_the_last_partial_batch_included(folder, monkeypatch):
     with trainer_of(settings(folder)) as trainer:
         seen, batch, counts = [], trainer.batch, []
-        monkeypatch.setattr(trainer, "batch", lambda rows: seen.append(rows) or batch(rows))
+        monkeypatch.setattr(trainer, "batch", lambda rows, *tangents: seen.append(rows) or batch(rows, *tangents))
         rows = np.delete(np.arange(COUNT), [3, 30])
         trainer.train_epoch(0, rows, counts.append)
         np.testing.assert_array_equal(np.sort(np.concatenate(seen)), rows)
         assert counts == [16, 32, 39]
-        assert trainer.latents.steps.tolist() == [int(i in rows) for i in range(COUNT)]
+        assert trainer.latents.state_dict()["steps"].tolist() == [int(i in rows) for i in range(COUNT)]
         first = np.concatenate(seen)
         seen.clear()
         trainer.train_epoch(1, rows)
         assert not np.array_equal(np.concatenate(seen), first)  # in another order
-        assert set(trainer.latents.steps.tolist()) == {0, 2}
+        assert set(trainer.latents.state_dict()["steps"].tolist()) == {0, 2}
 
 
 def test_the_figures_of_an_epoch_are_means_over_images(folder):
@@ -127,14 +129,14 @@ def test_latents_alone_move_in_fit_latents(folder):
             trainer.train_epoch(epoch, rows)
         weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
         latents, some = trainer.latents.values.clone(), np.arange(5, 25)
-        first = trainer.fit_latents(some, 0.05)
+        first = trainer.fit_latents(some, 1.0)
         for _ in range(5):
-            last = trainer.fit_latents(some, 0.05)
+            last = trainer.fit_latents(some, 1.0)
         assert last["loss"] < first["loss"]
         assert_equal(weights, trainer.model.state_dict())
         moved = (trainer.latents.values != latents).any(dim=1)
         assert torch.nonzero(moved)[:, 0].tolist() == some.tolist()
-        assert trainer.fit_latents(np.arange(0), 0.05) == {}
+        assert trainer.fit_latents(np.arange(0), 1.0) == {}
 
 
 @pytest.mark.parametrize("fit_beads", [True, False])

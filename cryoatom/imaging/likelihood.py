@@ -47,12 +47,12 @@ def cross_and_power(
     return (crop * projection).sum(dim=(-2, -1)), quadratic_form(projection, kernel_spectrum)
 
 
-def gaussian_nll(cross: Float[Tensor, " batch"], power: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+def gaussian_nll(cross: Float[Tensor, "*batch"], power: Float[Tensor, "*#batch"]) -> Float[Tensor, "*batch"]:
     """Return -log p up to ½|y|², with the scale s already in the bead amplitudes."""
     return 0.5 * power - cross
 
 
-def profiled_nll(cross: Float[Tensor, " batch"], power: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+def profiled_nll(cross: Float[Tensor, "*batch"], power: Float[Tensor, "*#batch"]) -> Float[Tensor, "*batch"]:
     """Return -log p maximised over s >= 0: -½ ⟨w, v⟩² / ⟨v, κ * v⟩, the correlation loss of cryoSPHERE and cryoSTAR.
 
     A negative correlation has its best scale at 0; there the value is 0 and so is the gradient.

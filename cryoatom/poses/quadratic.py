@@ -36,13 +36,17 @@ class DirectionTable:
     neighbours: Int[Tensor, "rotations near"]
     weights: Float[Tensor, "rotations near"]
 
+    def to(self, device: torch.device) -> DirectionTable:
+        """Return the table on another device."""
+        return DirectionTable(self.directions.to(device), self.neighbours.to(device), self.weights.to(device))
+
     def rotations(self) -> Float[Tensor, "directions 3 3"]:
         """Return one rotation for each direction; which in-plane angle it has does not matter."""
         return _rotations_along(self.directions)
 
     def interpolate(self, values: Float[Tensor, "directions batch"]) -> Float[Tensor, "batch rotations"]:
         """Return the values of all rotations."""
-        mixed = torch.zeros(len(self.neighbours), values.shape[1], dtype=values.dtype)
+        mixed = values.new_zeros(len(self.neighbours), values.shape[1])
         for neighbour, weight in zip(self.neighbours.T, self.weights.T, strict=True):
             mixed.addcmul_(values[neighbour], weight[:, None])
         return mixed.T
@@ -94,10 +98,20 @@ def _rings(side: int) -> tuple[Tensor, Tensor, int]:
     return ring, twice.flatten(), int(ring.max()) + 1
 
 
+def _rings_on(device: torch.device, side: int) -> tuple[Tensor, Tensor, int]:
+    ring, twice, count = _rings(side)
+    return ring.to(device), twice.to(device), count
+
+
+def ring_frequencies(side: int, pixel_size: float) -> Float[Tensor, " rings"]:
+    """Return the frequencies of the rings of :func:`radial_power`, 1/Å."""
+    return torch.arange(_rings(side)[2]) / (_RINGS_PER_STEP * 2 * side * pixel_size)
+
+
 def radial_power(projections: Float[Tensor, "batch side side"]) -> Float[Tensor, "batch rings"]:
     """Return the power of zero-padded images on rings of their spectra; it adds up to Σ v²."""
     side = projections.shape[-1]
-    ring, twice, count = _rings(side)
+    ring, twice, count = _rings_on(projections.device, side)
     spectrum = torch.view_as_real(torch.fft.rfft2(projections, s=(2 * side, 2 * side)))
     power = spectrum.square().sum(dim=-1).flatten(1) * twice / (2 * side) ** 2
     return power.new_zeros(len(power), count).index_add_(1, ring, power)
@@ -105,6 +119,6 @@ def radial_power(projections: Float[Tensor, "batch side side"]) -> Float[Tensor,
 
 def radial_mean(kernels: Float[Tensor, "batch twice half"]) -> Float[Tensor, "batch rings"]:
     """Return the means of κ's spectra on the rings of :func:`radial_power`."""
-    ring, twice, count = _rings(kernels.shape[-1] - 1)
+    ring, twice, count = _rings_on(kernels.device, kernels.shape[-1] - 1)
     total = kernels.new_zeros(len(kernels), count).index_add_(1, ring, kernels.flatten(1) * twice)
     return total / twice.new_zeros(count).index_add_(0, ring, twice).clamp_min(1.0)

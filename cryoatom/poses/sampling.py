@@ -38,6 +38,10 @@ class RotationGrid:
     def __len__(self) -> int:
         return len(self.rotations)
 
+    def to(self, device: torch.device) -> RotationGrid:
+        """Return the grid on another device."""
+        return RotationGrid(self.rotations.to(device), self.table.to(device))
+
 
 def prepare_grid(rotations: Float[Tensor, "rotations 3 3"], directions: int = 800) -> RotationGrid:
     """Prepare rotations for a :class:`GridScorer`.

@@ -12,6 +12,7 @@ import torch
 
 from cryoatom.files.replacing import replacing
 from cryoatom.run_folder import RunFolder
+from cryoatom.training.latents import LatentTable
 from cryoatom.training.trainer import Trainer
 
 History = list[dict[str, float]]
@@ -33,6 +34,7 @@ def save_checkpoint(path: Path, trainer: Trainer, history: History, identity: Id
         "model": trainer.model.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
         "latents": trainer.latents.state_dict(),
+        "poses": trainer.poses.state_dict(),
     }
     buffer = io.BytesIO()  # torch.save to a full disk raises a RuntimeError that does not say so
     torch.save(state, buffer)
@@ -48,7 +50,8 @@ def load_checkpoint(path: Path, trainer: Trainer) -> History:
     trainer.optimizer.load_state_dict(state["optimizer"])
     for group, setting in zip(trainer.optimizer.param_groups, settings, strict=True):
         group.update(setting)  # rates are this run's options, not the checkpoint's
-    trainer.latents.load_state_dict(state["latents"])
+    trainer.latents = LatentTable.from_state(state["latents"])
+    trainer.poses.load_state_dict(state["poses"])
     return state["history"]
 
 

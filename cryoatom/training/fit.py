@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from cryoatom.config import TrainConfig
 from cryoatom.imaging.likelihood import cross_and_power
 from cryoatom.run_folder import RunFolder
 from cryoatom.training.checkpoint import History, Identity, load_checkpoint, save_checkpoint
+from cryoatom.training.orientation import Orientation, search_plan
 from cryoatom.training.stage import Stage
 from cryoatom.training.trainer import Schedule, Trainer
 
@@ -24,7 +26,7 @@ _logger = logging.getLogger(__name__)
 
 def fit(
     config: TrainConfig, trainer: Trainer, folder: RunFolder, identity: Identity, checkpoint: Path | None, stage: Stage
-) -> None:
+) -> Orientation | None:
     """Run the epochs, with a checkpoint and a row of metrics for each, then refine the latents alone.
 
     Parameters
@@ -33,11 +35,16 @@ def fit(
         What the checkpoints belong to.
     checkpoint
         Where to go on; None starts anew.
+
+    Returns
+    -------
+    Orientation or None
+        What has searched the poses, where they were not known.
     """
     training, held_out = split_rows(len(trainer.data), config.held_out, config.seed)
+    plan = search_plan(config)
+    orientation = None if plan is None else Orientation(trainer, plan, training)
     history: History = [] if checkpoint is None else load_checkpoint(checkpoint, trainer)
-    if checkpoint is None:
-        start_scale(trainer, training)
     first, full = len(history), trainer.schedule
     with stage((config.num_epochs - first) * len(training), "Training") as advance:
         while True:
@@ -47,16 +54,41 @@ def fit(
                 break
             seen, started = (epoch - first) * len(training), time.monotonic()
             row = {"epoch": epoch + 1.0}
-            row |= trainer.train_epoch(epoch, training, lambda count, seen=seen: advance(seen + count, ""))
-            row |= {f"held_out_{name}": value for name, value in follow_held_out(trainer, held_out, epoch).items()}
+            if orientation is not None:
+                orientation.before(epoch, lambda note, seen=seen: advance(seen, note))
+            if epoch == 0:
+                start_scale(trainer, training if orientation is None else orientation.rows(epoch))
+            row |= run_epoch(trainer, orientation, epoch, training, lambda count, seen=seen: advance(seen + count, ""))
+            if plan is None or epoch >= plan.epochs:
+                row |= {f"held_out_{name}": value for name, value in follow_held_out(trainer, held_out, epoch).items()}
             history.append(row | {"seconds": time.monotonic() - started})
             folder.save_metrics(history)
             if (epoch + 1) % config.checkpoint == 0 or epoch + 1 == trainer.schedule.epochs:
                 save_checkpoint(folder.weights(epoch + 1), trainer, history, identity)
-                folder.save_array(folder.latents(epoch + 1), trainer.latents.values.numpy())
+                folder.save_array(
+                    folder.latents(epoch + 1), trainer.latents.read(torch.arange(len(trainer.data))).numpy()
+                )
             advance(seen + len(training), describe(history[-1]))
     refine_latents(trainer, config.z_passes, stage)
     save_checkpoint(folder.weights(), trainer, history, identity)
+    return orientation
+
+
+def run_epoch(
+    trainer: Trainer, orientation: Orientation | None, epoch: int, rows: np.ndarray, advance: Callable[[int], None]
+) -> dict[str, float]:
+    """Train the images of an epoch and return the mean of each term."""
+    if orientation is None:
+        return trainer.train_epoch(epoch, rows, advance)
+    own, visits = orientation.rows(epoch), orientation.visits(epoch)
+    share = len(rows) / (len(own) * visits)
+    terms = {}
+    for visit in range(visits):
+        before = visit * len(own)
+        terms = trainer.train_epoch(
+            epoch, own, lambda count, before=before: advance(int(share * (before + count))), visit
+        )
+    return terms
 
 
 def split_rows(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -105,10 +137,11 @@ def template_match(trainer: Trainer, rows: np.ndarray, pose_rows: np.ndarray) ->
         for start in range(0, len(rows), trainer.chunk):
             part = slice(start, start + trainer.chunk)
             batch = trainer.batch(rows[part])
-            rotations = trainer.rotations[pose_rows[part]].to(trainer.device)
+            rotations, shifts = trainer.poses.read(torch.from_numpy(pose_rows[part]))
             template = trainer.model.template_positions.expand(len(rotations), -1, -1)
             side, size = batch.crops.shape[-1], trainer.objective.pixel_size
-            projection = trainer.model.render(template, rotations, side, size)
+            pose = rotations.to(trainer.device), shifts.to(trainer.device)
+            projection = trainer.model.render(template, *pose, side, size)
             chunk_cross, chunk_power = cross_and_power(projection, batch.crops, batch.kernels)
             cross, power = cross + float(chunk_cross.sum()), power + float(chunk_power.sum())
     return cross, power
@@ -118,9 +151,9 @@ def follow_held_out(trainer: Trainer, rows: np.ndarray, epoch: int) -> dict[str,
     """Move the latents of held-out images twice, with the decoder frozen; return their terms in between."""
     if len(rows) == 0:
         return {}
-    rate = trainer.schedule.z_lr * trainer.schedule.factor(epoch + 0.5)
-    trainer.fit_latents(rows, rate)
-    return trainer.fit_latents(rows, rate)
+    factor = trainer.schedule.factor(epoch + 0.5)
+    trainer.fit_latents(rows, factor)
+    return trainer.fit_latents(rows, factor)
 
 
 def shortened(schedule: Schedule, history: History, patience: int) -> Schedule:
@@ -150,7 +183,7 @@ def refine_latents(trainer: Trainer, passes: int, stage: Stage) -> None:
     rows = np.arange(len(trainer.data))
     with stage(passes * len(rows), "Refining latents") as advance:
         for index in range(passes):
-            trainer.fit_latents(rows, trainer.schedule.z_lr * 0.1 * (passes - index) / passes)
+            trainer.fit_latents(rows, 0.1 * (passes - index) / passes)
             advance((index + 1) * len(rows), "")
 
 

@@ -18,6 +18,7 @@ from cryoatom.records import Particles
 from cryoatom.run_folder import RunFolder
 from cryoatom.structure.graph import ProteinGraph, build_graph, read_graph
 from cryoatom.structure.template import Template, read_template
+from cryoatom.training.orientation import search_plan
 from cryoatom.training.outputs import chosen_rows
 from cryoatom.training.stage import Stage
 from cryoatom.workers import Workers
@@ -52,8 +53,11 @@ def read_inputs(config: TrainConfig) -> Inputs:
             f"{len(template)}: make it from this template with `cryoatom graph`"
         )
     particles = read_particles(config.particles, datadir=config.datadir, ind=config.ind)
-    if particles.poses is None:
-        raise ValueError(f"{config.particles} has no orientations (rlnAngleRot, rlnAngleTilt, rlnAnglePsi)")
+    if particles.poses is None and config.poses == "known":
+        raise ValueError(
+            f"{config.particles} has no orientations (rlnAngleRot, rlnAngleTilt, rlnAnglePsi): estimate "
+            "them with --poses esl"
+        )
     chosen_rows(config.pdb, len(particles))
     choose_device(config.device)
     inputs = Inputs(particles, template, graph)
@@ -79,7 +83,6 @@ def prepare_images(
 ) -> MatchedSet:
     """Compute the matched crops of all images, or reopen them."""
     particles = inputs.particles
-    assert particles.poses is not None
     stack = ImageStack(particles)
     sign = -1.0 if config.uninvert_data else 1.0
     radius = config.background_radius or 0.4 * particles.box * particles.pixel_size
@@ -95,17 +98,26 @@ def prepare_images(
             key,
             lambda rows: sign * stack.read_normalized(rows, radius),
             particles.optics,
-            particles.poses.shifts,
+            known_shifts(config, particles),
             crop_grid(config, inputs),
             workers=workers,
             progress=lambda done, total: advance(done, ""),
         )
 
 
+def known_shifts(config: TrainConfig, particles: Particles) -> np.ndarray:
+    """Return the t of the particles, Å, by which crops are moved back: none where poses are to be found."""
+    if config.poses == "esl":
+        return np.zeros((len(particles), 2))
+    assert particles.poses is not None
+    return particles.poses.shifts
+
+
 def crop_grid(config: TrainConfig, inputs: Inputs) -> CropGrid:
     """Return the grid that holds the template, room to move, and the tails of its beads."""
     reach = float(np.linalg.norm(inputs.template.positions, axis=1).max())
-    diameter = config.diameter or 2 * (reach + config.margin)
+    wander = config.max_shift if config.poses == "esl" else 0.0
+    diameter = config.diameter or 2 * (reach + config.margin + wander)
     return choose_grid(inputs.particles.box, inputs.particles.pixel_size, diameter, config.crop_pixel)
 
 
@@ -115,7 +127,6 @@ def run_identity(config: TrainConfig, inputs: Inputs) -> dict[str, str]:
     A run goes on from a checkpoint only if all of it is equal.
     """
     particles, template = inputs.particles, inputs.template
-    assert particles.poses is not None
     layout = bead_layout(template, config.beads)
     names = [stack.name for stack in particles.stacks]
     places = zip(particles.slice_of_image, particles.stack_of_image, strict=True)
@@ -125,12 +136,19 @@ def run_identity(config: TrainConfig, inputs: Inputs) -> dict[str, str]:
     return {
         "images": _digest(images.encode(), crops.encode()),
         "CTF parameters": _digest(particles.optics.as_array()),
-        "poses": _digest(particles.poses.rotations, particles.poses.shifts),
+        "poses": _poses_identity(config, particles),
         "template": _digest(template.positions, template.chain_position, layout.offsets, layout.electrons),
         "graph": _digest(inputs.graph.edges),
         "--decoder, --beads, --zdim, --likelihood": model,
         "--seed, --held-out": f"{config.seed} {config.held_out}",
     }
+
+
+def _poses_identity(config: TrainConfig, particles: Particles) -> str:
+    if config.poses == "esl":
+        return str(search_plan(config))
+    assert particles.poses is not None
+    return _digest(particles.poses.rotations, particles.poses.shifts)
 
 
 def _digest(*parts: np.ndarray | bytes) -> str:

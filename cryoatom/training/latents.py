@@ -1,4 +1,4 @@
-"""The latent table of the autodecoder: one free vector per image, each with its own Adam state."""
+"""Latents of the autodecoder: a free vector for each image, or for each class of images."""
 
 from __future__ import annotations
 
@@ -6,57 +6,62 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_BETAS = (0.9, 0.999)
-_EPS = 1e-8
+from cryoatom.training.row_adam import RowAdam
 
 
 class LatentTable:
-    """Latents of all images, and a row-sparse Adam: a row moves only when its image is in the batch.
-
-    A dense Adam would keep moving absent rows by their momentum; here moments and the count for the bias correction
-    belong to the row.
+    """Latents, and which of them each image has.
 
     Parameters
     ----------
-    count, latent
-        Images and latent dimension.
-    spread
-        Standard deviation of the starting noise.
-    generator
-        Source of that noise.
+    values
+        The latents.
+    owner
+        The row of `values` that each image reads; images of one row share their latent.
+    pace
+        Part of the rate at which they move.
     """
 
-    def __init__(self, count: int, latent: int, spread: float, generator: torch.Generator):
-        self.values = spread * torch.randn(count, latent, generator=generator)
-        self.mean = torch.zeros(count, latent)
-        self.square = torch.zeros(count, latent)
-        self.steps = torch.zeros(count, dtype=torch.int32)
+    def __init__(self, values: Float[Tensor, "rows latent"], owner: Int[Tensor, " images"], pace: float = 1.0):
+        self.values, self.owner, self.pace = values, owner, pace
+        self._adam = RowAdam(values.shape[0], values.shape[1])
 
-    def step(self, rows: Int[Tensor, " batch"], gradient: Float[Tensor, "batch latent"], lr: float) -> None:
-        """Take one Adam step for some rows (each at most once)."""
-        beta1, beta2 = _BETAS
-        self.steps[rows] += 1
-        count = self.steps[rows, None].float()
-        mean = self.mean[rows].lerp_(gradient, 1 - beta1)
-        square = self.square[rows].lerp_(gradient.square(), 1 - beta2)
-        self.mean[rows], self.square[rows] = mean, square
-        denominator = (square / (1 - beta2**count)).sqrt_() + _EPS
-        self.values[rows] -= lr * (mean / (1 - beta1**count)) / denominator
+    def read(self, images: Int[Tensor, " batch"]) -> Float[Tensor, "batch latent"]:
+        """Return the latents of some images."""
+        return self.values[self.owner[images]]
+
+    def step(self, images: Int[Tensor, " batch"], gradient: Float[Tensor, "batch latent"], lr: float) -> None:
+        """Take one Adam step for the latents of some images (each at most once); shared ones by the mean gradient."""
+        rows, place, count = self.owner[images].unique(return_inverse=True, return_counts=True)
+        mean = torch.zeros(len(rows), gradient.shape[1]).index_add_(0, place, gradient) / count[:, None]
+        self.values[rows] += self._adam.move(rows, mean, self.pace * lr)
+
+    def replace(self, images: Int[Tensor, " batch"], latents: Float[Tensor, "batch latent"]) -> None:
+        """Give some images, each with a latent of its own, another one, and forget how theirs moved."""
+        rows = self.owner[images]
+        self.values[rows] = latents
+        self._adam.forget(rows)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything a resumed run needs."""
-        return {"values": self.values, "mean": self.mean, "square": self.square, "steps": self.steps}
+        pace = torch.tensor(self.pace, dtype=torch.float64)
+        return {"values": self.values, "owner": self.owner, "pace": pace, **self._adam.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore :meth:`state_dict`.
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor]) -> LatentTable:
+        """Restore :meth:`state_dict`."""
+        table = cls(state["values"], state["owner"], float(state["pace"]))
+        table._adam.load_state_dict(state)
+        return table
 
-        Raises
-        ------
-        ValueError
-            If the checkpoint is of another number of images or another latent dimension.
-        """
-        if state["values"].shape != self.values.shape:
-            found, expected = tuple(state["values"].shape), tuple(self.values.shape)
-            raise ValueError(f"the checkpoint has latents of shape {found}, this dataset needs {expected}")
-        for name, value in state.items():
-            getattr(self, name).copy_(value)
+
+def scattered_latents(
+    count: int, latent: int, spread: float, generator: torch.Generator
+) -> Float[Tensor, "count latent"]:
+    """Return small random vectors to start from: zeros would never move (an untrained decoder has zero weights)."""
+    return spread * torch.randn(count, latent, generator=generator)
+
+
+def own_latents(values: Float[Tensor, "images latent"]) -> LatentTable:
+    """Return a table where each image has a latent of its own."""
+    return LatentTable(values, torch.arange(len(values)))

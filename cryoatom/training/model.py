@@ -38,9 +38,10 @@ class ConformationModel(nn.Module):
         self,
         conformations: Float[Tensor, "batch residues 3"],
         rotations: Float[Tensor, "batch 3 3"],
+        shifts: Float[Tensor, "batch 2"],
         side: int,
         pixel_size: float,
     ) -> Float[Tensor, "batch side side"]:
         """Return v, the projection of posed conformations (paper eq. 1) in image units."""
-        centers = self.beads.project(conformations, rotations)
+        centers = self.beads.project(conformations, rotations) + shifts[:, None]
         return render(centers, self.beads.amplitudes(), self.beads.variances(), side, pixel_size)

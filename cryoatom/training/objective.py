@@ -21,6 +21,7 @@ class Batch:
     crops: Float[Tensor, "batch side side"]
     kernels: Float[Tensor, "#batch twice half"]
     rotations: Float[Tensor, "batch 3 3"]
+    shifts: Float[Tensor, "batch 2"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ class Objective(nn.Module):
         self, model: ConformationModel, conformations: Float[Tensor, "batch residues 3"], batch: Batch
     ) -> Float[Tensor, " batch"]:
         """Return -log p of each image up to ½|y|², nats."""
-        projection = model.render(conformations, batch.rotations, batch.crops.shape[-1], self.pixel_size)
+        side = batch.crops.shape[-1]
+        projection = model.render(conformations, batch.rotations, batch.shifts, side, self.pixel_size)
         return self.nll(*cross_and_power(projection, batch.crops, batch.kernels))
 
     def forward(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from cryoatom.config import TrainConfig
 from cryoatom.files.npy import npy_writer
@@ -39,8 +40,9 @@ def write_outputs(
     OSError
         When the disk is full; no file is left half-written under its name.
     """
-    folder.save_array(folder.latents(), trainer.latents.values.numpy())
-    write_star_particles(folder.poses, particles)
+    everything = torch.arange(len(particles))
+    folder.save_array(folder.latents(), trainer.latents.read(everything).numpy())
+    write_star_particles(folder.poses, replace(particles, poses=trainer.poses.poses()))
     count = len(particles)
     with npy_writer(folder.conformations, (count, len(template), 3)) as write:
         at_once, reach = max(1, _RESIDUES_AT_ONCE // len(template)), 0.0

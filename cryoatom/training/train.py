@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 
+import numpy as np
 import torch
 
 from cryoatom.config import TrainConfig
@@ -16,11 +18,13 @@ from cryoatom.structure.template import Template, write_template
 from cryoatom.threads import available_cores
 from cryoatom.training.checkpoint import find_checkpoint
 from cryoatom.training.fit import fit
-from cryoatom.training.inputs import Inputs, choose_device, prepare_images, read_inputs, run_identity
-from cryoatom.training.latents import LatentTable
+from cryoatom.training.inputs import Inputs, choose_device, known_shifts, prepare_images, read_inputs, run_identity
+from cryoatom.training.latents import own_latents, scattered_latents
 from cryoatom.training.model import ConformationModel
 from cryoatom.training.objective import Objective, Weights
 from cryoatom.training.outputs import write_outputs
+from cryoatom.training.pose_report import check_hand, report_poses
+from cryoatom.training.pose_table import PoseTable
 from cryoatom.training.regularizers import Rigidity
 from cryoatom.training.stage import Stage, silent
 from cryoatom.training.trainer import Plan, Schedule, Trainer
@@ -28,6 +32,7 @@ from cryoatom.workers import Workers
 
 _logger = logging.getLogger(__name__)
 _LATENT_SPREAD = 0.1
+_POSE_RATE_DEG = {"known": 0.0, "esl": 0.6}
 
 
 def build_model(config: TrainConfig, template: Template, graph: ProteinGraph, pixel_size: float) -> ConformationModel:
@@ -57,22 +62,46 @@ def build_objective(config: TrainConfig, template: Template, pixel_size: float) 
 
 def build_trainer(config: TrainConfig, inputs: Inputs, data: MatchedSet, workers: Workers) -> Trainer:
     """Assemble the state of a fit at its start."""
-    assert inputs.particles.poses is not None
     generator = torch.Generator().manual_seed(config.seed)
     schedule = Schedule(
-        config.num_epochs, config.warmup, config.decay, lr=config.lr, bead_lr=config.bead_lr, z_lr=config.z_lr
+        config.num_epochs,
+        config.warmup,
+        config.decay,
+        lr=config.lr,
+        bead_lr=config.bead_lr,
+        z_lr=config.z_lr,
+        pose_lr=pose_rate(config),
     )
     plan = Plan(schedule, config.batch_size, config.wd, config.seed, config.chunk)
     return Trainer(
         build_model(config, inputs.template, inputs.graph, data.grid.coarse_pixel),
         build_objective(config, inputs.template, data.grid.coarse_pixel),
-        LatentTable(len(data), config.zdim, _LATENT_SPREAD, generator),
+        own_latents(scattered_latents(len(data), config.zdim, _LATENT_SPREAD, generator)),
         data,
-        inputs.particles.poses.rotations,
+        starting_poses(config, inputs),
         plan,
         device=choose_device(config.device),
         workers=workers,
     )
+
+
+def pose_rate(config: TrainConfig) -> float:
+    """Return the learning rate of poses, radians."""
+    rate = _POSE_RATE_DEG[config.poses] if config.pose_lr is None else config.pose_lr
+    return math.radians(rate)
+
+
+def starting_poses(config: TrainConfig, inputs: Inputs) -> PoseTable:
+    """Return the known poses, or where they are to be found no rotation and no shift."""
+    count, positions = len(inputs.particles), inputs.template.positions
+    reach = float(np.linalg.norm(positions - positions.mean(axis=0), axis=1).mean())
+    moved_back = known_shifts(config, inputs.particles)
+    if config.poses == "esl":
+        rotations = torch.eye(3).repeat(count, 1, 1)
+        return PoseTable(rotations, torch.zeros(count, 2), reach if config.max_shift else 0.0, moved_back)
+    assert inputs.particles.poses is not None
+    rotations = torch.from_numpy(inputs.particles.poses.rotations)
+    return PoseTable(rotations, torch.zeros(count, 2), reach, moved_back)
 
 
 def train(config: TrainConfig, *, command: list[str] | None = None, stage: Stage = silent) -> RunFolder:
@@ -114,12 +143,16 @@ def train(config: TrainConfig, *, command: list[str] | None = None, stage: Stage
             -(-config.batch_size // config.chunk),
         )
     _logger.info("%d images, %d residues, %d threads", len(inputs.particles), len(inputs.template), cores)
+    if config.poses == "esl":
+        check_hand(inputs.template)
     if checkpoint is not None:
         _logger.info("going on from %s", checkpoint)
     with Workers(cores) as workers:
         data = prepare_images(config, inputs, folder, workers, stage)
         trainer = build_trainer(config, inputs, data, workers)
-        fit(config, trainer, folder, identity, checkpoint, stage)
+        orientation = fit(config, trainer, folder, identity, checkpoint, stage)
+        if orientation is not None:
+            report_poses(orientation, folder, config.num_epochs)
         with stage(len(data), "Writing conformations") as advance:
             write_outputs(config, folder, inputs.particles, inputs.template, trainer, lambda done: advance(done, ""))
     _logger.info("finished")

@@ -15,6 +15,7 @@ from cryoatom.imaging.matched import MatchedSet
 from cryoatom.training.latents import LatentTable
 from cryoatom.training.model import ConformationModel
 from cryoatom.training.objective import Batch, Objective
+from cryoatom.training.pose_table import PoseTable
 from cryoatom.workers import Workers
 
 FINAL_RATE = 0.02  # of the full learning rate, reached at the end of the decay
@@ -32,8 +33,8 @@ class Schedule:
         The rate rises as min(epoch / warmup, 1) (paper, supplement section 5).
     decay
         Fraction of the run, at its end, over which all rates fall to 2% along a cosine.
-    lr, bead_lr, z_lr
-        Full rates of the decoder, of the bead parameters, of the latents.
+    lr, bead_lr, z_lr, pose_lr
+        Full rates of the decoder, of the bead parameters, of the latents, of the poses (radians; 0: they stay).
     """
 
     epochs: int
@@ -42,6 +43,7 @@ class Schedule:
     lr: float
     bead_lr: float
     z_lr: float
+    pose_lr: float = 0.0
 
     @property
     def decay_start(self) -> float:
@@ -94,8 +96,8 @@ class Trainer:
     ----------
     model, objective, latents
         What is fitted and to what end.
-    data, rotations
-        Matched crops of all images, and their R (images, 3, 3).
+    data, poses
+        Matched crops of all images, and their poses.
     plan, device, workers
         How and where.
     """
@@ -106,14 +108,14 @@ class Trainer:
         objective: Objective,
         latents: LatentTable,
         data: MatchedSet,
-        rotations: np.ndarray,
+        poses: PoseTable,
         plan: Plan,
         *,
         device: torch.device,
         workers: Workers,
     ):
         self.model, self.objective, self.latents, self.data = model.to(device), objective.to(device), latents, data
-        self.rotations = torch.from_numpy(rotations).float()
+        self.poses = poses
         self.schedule, self.batch_size, self.seed = plan.schedule, plan.batch_size, plan.seed
         self.device, self.workers = device, workers
         self.chunk = plan.chunk if device.type == "cpu" else plan.batch_size
@@ -125,67 +127,93 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, lr=self.schedule.lr)
 
     def train_epoch(
-        self, epoch: int, rows: np.ndarray, advance: Callable[[int], None] = lambda count: None
+        self, epoch: int, rows: np.ndarray, advance: Callable[[int], None] = lambda count: None, visit: int = 0
     ) -> dict[str, float]:
-        """Visit all `rows` once in an order given by (seed, epoch); return the mean of each term, nats.
+        """Visit all `rows` once in an order given by (seed, epoch, visit); return the mean of each term, nats.
 
         `advance` is called with the number of rows visited so far.
         """
-        order = np.random.default_rng([self.seed, epoch]).permutation(rows)
+        order = np.random.default_rng([self.seed, epoch, *[visit] * (visit > 0)]).permutation(rows)
         sums: dict[str, float] = {}
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
             factor = self.schedule.factor(epoch + start / len(order))
             terms, gradients = self._gradients(batch, self.parameters)
             _check_finite(terms, batch, f"epoch {epoch + 1}")
-            self._step_weights([g / len(batch) for g in gradients[1:]], factor)
-            self.latents.step(torch.from_numpy(batch), gradients[0], factor * self.schedule.z_lr)
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + float(value.sum(dtype=torch.float64))
+            self._step_weights([g / len(batch) for g in gradients[2:]], factor)
+            self._step_rows(batch, gradients, factor * self.schedule.z_lr, factor * self.schedule.pose_lr)
+            _add_up(sums, terms)
             advance(start + len(batch))
         return {name: total / len(order) for name, total in sums.items()}
 
-    def fit_latents(self, rows: np.ndarray, lr: float) -> dict[str, float]:
-        """Take one latent step for each of `rows` with the decoder frozen; return the mean of each term before it."""
+    def fit_latents(self, rows: np.ndarray, factor: float) -> dict[str, float]:
+        """Move latents and poses of `rows` one step at a part of their full rates, with the decoder frozen.
+
+        Returns the mean of each term before the step.
+        """
         sums: dict[str, float] = {}
         for start in range(0, len(rows), self.batch_size):
             batch = rows[start : start + self.batch_size]
             terms, gradients = self._gradients(batch, [])
             _check_finite(terms, batch, "the fit of the latents alone")
-            self.latents.step(torch.from_numpy(batch), gradients[0], lr)
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + float(value.sum(dtype=torch.float64))
+            self._step_rows(batch, gradients, factor * self.schedule.z_lr, factor * self.schedule.pose_lr)
+            _add_up(sums, terms)
         return {name: total / max(len(rows), 1) for name, total in sums.items()}
 
     def decode(self, rows: np.ndarray) -> Float[np.ndarray, "batch residues 3"]:
         """Return the conformations of some images, float32, Å."""
         with torch.no_grad():
-            return self.model.decode(self.latents.values[rows].to(self.device)).cpu().numpy()
+            return self.model.decode(self.latents.read(torch.from_numpy(rows)).to(self.device)).cpu().numpy()
+
+    def losses(self, rows: np.ndarray) -> Float[Tensor, " batch"]:
+        """Return the objective of some images, nats."""
+
+        @torch.no_grad()
+        def compute(chunk: np.ndarray) -> Tensor:
+            latents = self.latents.read(torch.from_numpy(chunk)).to(self.device)
+            return self.objective(self.model, latents, self.batch(chunk))["loss"].cpu()
+
+        return torch.cat(self.workers.map(compute, self._chunks(rows)))
+
+    def _chunks(self, rows: np.ndarray) -> list[np.ndarray]:
+        return [rows[start : start + self.chunk] for start in range(0, len(rows), self.chunk)]
 
     def _gradients(
         self, rows: np.ndarray, parameters: list[torch.nn.Parameter]
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Return the terms of each image and the gradients of their sum: [latents, *parameters]."""
-        chunks = [rows[start : start + self.chunk] for start in range(0, len(rows), self.chunk)]
-        results = self.workers.map(lambda chunk: self._chunk_gradients(chunk, parameters), chunks)
+        """Return the terms of each image and the gradients of their sum: [latents, tangents of poses, *parameters]."""
+        results = self.workers.map(lambda chunk: self._chunk_gradients(chunk, parameters), self._chunks(rows))
         terms = {name: torch.cat([r[0][name] for r in results]) for name in results[0][0]}
-        of_latents = torch.cat([r[1][0] for r in results])
-        of_weights = [torch.stack(parts).sum(dim=0) for parts in zip(*(r[1][1:] for r in results), strict=True)]
-        return terms, [of_latents, *of_weights]
+        of_rows = [torch.cat([r[1][k] for r in results]) for k in range(2)]
+        of_weights = [torch.stack(parts).sum(dim=0) for parts in zip(*(r[1][2:] for r in results), strict=True)]
+        return terms, [*of_rows, *of_weights]
 
     def _chunk_gradients(
         self, rows: np.ndarray, parameters: list[torch.nn.Parameter]
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
-        latents = self.latents.values[rows].to(self.device).requires_grad_()
-        terms = self.objective(self.model, latents, self.batch(rows))
-        gradients = torch.autograd.grad(terms["loss"].sum(), [latents, *parameters], allow_unused=True)
-        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients[1:], strict=True)]
-        return {name: value.detach().cpu() for name, value in terms.items()}, [gradients[0].cpu(), *filled]
+        latents = self.latents.read(torch.from_numpy(rows)).to(self.device).requires_grad_()
+        tangents = torch.zeros(len(rows), 5, device=self.device, requires_grad=self.schedule.pose_lr > 0)
+        terms = self.objective(self.model, latents, self.batch(rows, tangents if tangents.requires_grad else None))
+        wanted = [latents, *([tangents] if tangents.requires_grad else []), *parameters]
+        found = dict(zip(wanted, torch.autograd.grad(terms["loss"].sum(), wanted, allow_unused=True), strict=True))
+        gradients = [found.get(w) for w in (latents, tangents, *parameters)]
+        filled = [
+            torch.zeros_like(w) if g is None else g
+            for w, g in zip((latents, tangents, *parameters), gradients, strict=True)
+        ]
+        return {name: value.detach().cpu() for name, value in terms.items()}, [g.cpu() for g in filled[:2]] + filled[2:]
 
-    def batch(self, rows: np.ndarray) -> Batch:
-        """Return what the likelihood needs of some images, on the device."""
+    def batch(self, rows: np.ndarray, tangents: Float[Tensor, "batch 5"] | None = None) -> Batch:
+        """Return what the likelihood needs of some images, on the device, their poses moved by tangents."""
         crops, kernels = self.data.read(rows)
-        return Batch(crops.to(self.device), kernels.to(self.device), self.rotations[rows].to(self.device))
+        rotations, shifts = self.poses.read(torch.from_numpy(rows), None if tangents is None else tangents.cpu())
+        return Batch(*(part.to(self.device) for part in (crops, kernels, rotations, shifts)))
+
+    def _step_rows(self, rows: np.ndarray, gradients: list[Tensor], z_lr: float, pose_lr: float) -> None:
+        images = torch.from_numpy(rows)
+        self.latents.step(images, gradients[0], z_lr)
+        if pose_lr:
+            self.poses.step(images, gradients[1], pose_lr)
 
     def _step_weights(self, gradients: list[Tensor], factor: float) -> None:
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
@@ -193,6 +221,11 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["rate"]
         self.optimizer.step()
+
+
+def _add_up(sums: dict[str, float], terms: dict[str, Tensor]) -> None:
+    for name, value in terms.items():
+        sums[name] = sums.get(name, 0.0) + float(value.sum(dtype=torch.float64))
 
 
 def _check_finite(terms: dict[str, Tensor], rows: np.ndarray, where: str) -> None:

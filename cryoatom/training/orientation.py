@@ -1,0 +1,359 @@
+"""Poses where the file has none: searched jointly with classes of conformations, then refined with each image's own.
+
+The first epochs ("search epochs") fit a few classes of conformations, each one latent shared by its images. Before
+each of them every image is searched anew over all rotations, shifts and classes: a class averages over hundreds of
+images, so that wrongly posed ones cannot pull it where only they want it, and classes next to those that are right
+already become right in turn. Then each image has its own latent, and poses move along the gradient; from time to time
+all images are searched again, and one keeps its pose unless another explains it better (docs/method.md).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.cluster.vq import kmeans2
+from torch import Tensor
+
+from cryoatom.config import TrainConfig
+from cryoatom.geometry import random_rotations
+from cryoatom.imaging.likelihood import profiled_nll
+from cryoatom.poses.esl import Order, barycenter, esl_weights, shortlist_size
+from cryoatom.poses.lowpass import LowPass
+from cryoatom.poses.sampling import RotationGrid, prepare_grid
+from cryoatom.poses.search import Found, JointSearch, Nll, shift_places
+from cryoatom.rotations import rotation_grid
+from cryoatom.training.latents import LatentTable, own_latents, scattered_latents
+from cryoatom.training.trainer import Trainer
+
+CLASS_SPREAD = 0.1  # standard deviation of the classes' first latents
+_CLASS_PACE = 1 / 6  # of the latents' rate: a class moves at each step, an image's latent once an epoch
+_DIRECTIONS = 300  # of the second term at low resolution
+_COARSER = 8  # times fewer rotations, on which conformations and shifts are chosen
+_SHIFT_STEP = 2.5  # Å between shifts to try: gradients find the rest
+_AT_ONCE = 64  # images compared with the grid together
+_NEGATIVES = 500  # images that are searched with their sign turned
+_LEAST_DEVIATIONS = 5.0  # of the mean, by which images must do better than their negatives
+_OWN_VIEWS = 64  # projections of the template that are searched for a symmetry
+_CLUSTERED = 10_000  # images whose latents are clustered into representatives
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """How poses are searched.
+
+    Parameters
+    ----------
+    epochs
+        Search epochs, at the start of the run.
+    classes
+        Conformations of a joint search.
+    images
+        At most so many images take part in the search epochs.
+    every
+        Epochs between later searches; 0: none.
+    grid
+        Rotations.
+    resolution
+        Of the comparison, Å.
+    max_shift
+        Å; 0: images are centred.
+    support, eta, order
+        Of ESL, see :func:`cryoatom.poses.esl.esl_weights`.
+    """
+
+    epochs: int
+    classes: int
+    images: int
+    every: int
+    grid: int
+    resolution: float
+    max_shift: float
+    support: int = 15
+    eta: float = 2 / 3
+    order: Order = "next"
+
+
+def search_plan(config: TrainConfig) -> SearchPlan | None:
+    """Return how poses are searched; None where they are known."""
+    if config.poses == "known":
+        return None
+    return SearchPlan(
+        config.search_epochs,
+        config.classes,
+        config.search_images,
+        config.search_every,
+        config.rotations,
+        config.search_resolution,
+        config.max_shift,
+        config.support,
+        config.eta,
+        config.esl_order,
+    )
+
+
+@dataclass(frozen=True)
+class Oriented:
+    """What a search says of images, in their order.
+
+    Parameters
+    ----------
+    representative
+        The best conformation.
+    rotations, shifts
+        Barycentre of the ESL measure of the best conformation, and the best shift (Å).
+    spread
+        Of the measure, radians.
+    is_multimodal
+        Whether a good part of the measure lies elsewhere.
+    costs
+        Of the best candidate, nats, up to ½|y|².
+    """
+
+    representative: Tensor
+    rotations: Tensor
+    shifts: Tensor
+    spread: Tensor
+    is_multimodal: Tensor
+    costs: Tensor
+
+
+class Orientation:
+    """Searches for the poses of a trainer's images.
+
+    Parameters
+    ----------
+    trainer
+        Whose poses and latents are set.
+    plan
+        How.
+    training
+        The rows that train.
+    """
+
+    def __init__(self, trainer: Trainer, plan: SearchPlan, training: np.ndarray):
+        self._trainer, self._plan = trainer, plan
+        generator = np.random.default_rng([trainer.seed, 1])
+        sample = generator.permutation(training)[: plan.images]
+        self._sample, self._training = np.sort(sample), training
+        self._keep = shortlist_size(plan.grid, support=plan.support, eta=plan.eta)
+        side, pixel_size = trainer.data.grid.side, trainer.data.grid.coarse_pixel
+        self._lowpass = LowPass(side, pixel_size, plan.resolution, trainer.device)
+
+    def rows(self, epoch: int) -> np.ndarray:
+        """Return the images that train in an epoch."""
+        return self._sample if epoch < self._plan.epochs else self._training
+
+    def visits(self, epoch: int) -> int:
+        """Return how often they do: classes of a small dataset need as many steps as those of a large one."""
+        return max(1, round(self._plan.images / len(self._sample))) if epoch < self._plan.epochs else 1
+
+    def before(self, epoch: int, note: Callable[[str], None] = lambda text: None) -> None:
+        """Search what is to be searched before an epoch; `note` hears of it."""
+        after = epoch - self._plan.epochs
+        if after < 0:
+            note(f"epoch {epoch + 1}: searching the poses of {len(self._sample):,} images")
+        if after < 0:
+            self._search_classes(epoch)
+        elif after == 0:
+            self._part_from_classes(epoch)
+        elif self._plan.every and after % self._plan.every == 0 and epoch < self._trainer.schedule.decay_start:
+            self._search_again(epoch)
+
+    def _search_classes(self, epoch: int) -> None:
+        """Give the sample's images the best class and pose; at first all are seen as the template."""
+        trainer, rows = self._trainer, self._sample
+        if epoch == 0:
+            found = self._search(epoch, rows, trainer.model.template_positions[None], profiled_nll)
+            self._check_signal(rows, found.costs)
+            self._check_symmetry()
+            owner = torch.zeros(len(trainer.data), dtype=torch.long)
+            # images that look less and less like the template are a first guess of the order of conformations
+            owner[rows[found.costs.argsort().numpy()]] = torch.arange(len(rows)) * self._plan.classes // len(rows)
+            generator = torch.Generator().manual_seed(trainer.seed)
+            latents = scattered_latents(self._plan.classes, trainer.latents.values.shape[1], CLASS_SPREAD, generator)
+            trainer.latents = LatentTable(latents, owner, _CLASS_PACE)
+        else:
+            found = self._search(epoch, rows, self._decode(trainer.latents.values))
+            trainer.latents.owner[rows] = found.representative
+            self._fill_empty_classes(epoch)
+        trainer.poses.replace(torch.from_numpy(rows), found.rotations, found.shifts)
+
+    def _fill_empty_classes(self, epoch: int) -> None:
+        """Let a class that no image has chosen start again beside the largest."""
+        latents = self._trainer.latents
+        counts = torch.bincount(latents.owner[self._sample], minlength=len(latents.values))
+        empty = torch.nonzero(counts == 0)[:, 0]
+        generator = torch.Generator().manual_seed(self._trainer.seed + epoch)
+        near = scattered_latents(len(empty), latents.values.shape[1], CLASS_SPREAD, generator)
+        latents.values[empty] = latents.values[counts.argmax()] + near
+
+    def _part_from_classes(self, epoch: int) -> None:
+        """Give each image a latent of its own, that of its class, and search those that have waited."""
+        trainer, classes = self._trainer, self._trainer.latents
+        trainer.latents = own_latents(classes.read(torch.arange(len(trainer.data))))
+        everything = np.arange(len(trainer.data))
+        found = self._search(epoch, everything, self._decode(classes.values))
+        fresh = np.setdiff1d(everything, self._sample)
+        self._adopt(fresh, found, classes.values)
+        self._adopt_if_better(self._sample, found, classes.values)
+
+    def _search_again(self, epoch: int) -> None:
+        """Search all images over representatives of the present conformations."""
+        latents = self._representatives(epoch)
+        everything = np.arange(len(self._trainer.data))
+        found = self._search(epoch, everything, self._decode(latents))
+        better = self._adopt_if_better(everything, found, latents)
+        _logger.info("searched all poses again: %d of %d images changed theirs", better, len(everything))
+
+    def assess(self, epoch: int) -> tuple[Oriented, Tensor]:
+        """Search all images with the final conformations.
+
+        Returns
+        -------
+        Oriented
+            Of all images.
+        Tensor
+            Costs of the negatives of some images, in which there is nothing to find.
+        """
+        representatives = self._decode(self._representatives(epoch))
+        everything = np.arange(len(self._trainer.data))
+        some = everything[:: max(1, len(everything) // _NEGATIVES)]
+        found = self._search(epoch, everything, representatives)
+        return found, self._search(epoch, some, representatives, sign=-1.0).costs
+
+    def _representatives(self, epoch: int) -> Tensor:
+        """Return the latents that stand for all images'."""
+        values = self._trainer.latents.values[self._training].numpy()
+        generator = np.random.default_rng([self._trainer.seed, 2, epoch])
+        some = generator.permutation(len(values))[:_CLUSTERED]
+        classes = min(self._plan.classes, len(some))
+        centers, _ = kmeans2(values[some].astype(np.float64), classes, minit="++", rng=generator)
+        return torch.from_numpy(centers).float()
+
+    def _adopt(self, rows: np.ndarray, found: Oriented, latents: Tensor) -> None:
+        images = torch.from_numpy(rows)
+        self._trainer.latents.replace(images, latents[found.representative[images]])
+        self._trainer.poses.replace(images, found.rotations[images], found.shifts[images])
+
+    def _adopt_if_better(self, rows: np.ndarray, found: Oriented, latents: Tensor) -> int:
+        """Adopt what was found for those images whose objective it lowers; return their number."""
+        trainer, images = self._trainer, torch.from_numpy(rows)
+        own_latents, (rotations, shifts) = trainer.latents.read(images), trainer.poses.read(images)
+        before = trainer.losses(rows)
+        at = trainer.latents.owner[images]
+        trainer.latents.values[at] = latents[found.representative[images]]
+        trainer.poses.rotations[images], trainer.poses.shifts[images] = found.rotations[images], found.shifts[images]
+        is_better = trainer.losses(rows) < before
+        trainer.latents.values[at] = own_latents
+        trainer.poses.rotations[images], trainer.poses.shifts[images] = rotations, shifts
+        self._adopt(rows[is_better.numpy()], found, latents)
+        return int(is_better.sum())
+
+    @torch.no_grad()
+    def _decode(self, latents: Float[Tensor, "rows latent"]) -> Float[Tensor, "rows residues 3"]:
+        return self._trainer.model.decode(latents.to(self._trainer.device))
+
+    def _check_signal(self, rows: np.ndarray, costs: Tensor) -> None:
+        """Compare what images gain by the template with what their negatives do, in which there is nothing to find.
+
+        Raises
+        ------
+        ValueError
+            If the negatives show the template, or neither does.
+        """
+        trainer = self._trainer
+        some = np.linspace(0, len(rows) - 1, min(len(rows), _NEGATIVES)).astype(np.int64)
+        negative = self._search(0, rows[some], trainer.model.template_positions[None], profiled_nll, sign=-1.0).costs
+        difference = negative - costs[some]
+        deviations = float(difference.mean() / (difference.std() / len(some) ** 0.5).clamp_min(1e-6))
+        _logger.info("the images explain the template better than their negatives, by %.0f deviations", deviations)
+        if deviations < -_LEAST_DEVIATIONS:
+            raise ValueError(
+                f"the protein is bright in the images: their negatives show the template better, by {-deviations:.0f} "
+                "deviations; give --uninvert-data"
+            )
+        if deviations < _LEAST_DEVIATIONS and len(some) > 1:
+            raise ValueError(
+                f"the images do not show the template: over {len(some)} images its best poses explain them no better "
+                f"({deviations:.1f} deviations) than their negatives, at least {_LEAST_DEVIATIONS:.0f} are needed"
+            )
+
+    def _check_symmetry(self) -> None:
+        """Warn where the template's own projections fit several poses far apart."""
+        trainer, count = self._trainer, _OWN_VIEWS
+        template = trainer.model.template_positions
+        rotations = torch.from_numpy(random_rotations(count, np.random.default_rng(trainer.seed))).float()
+        side, size = trainer.data.grid.side, trainer.data.grid.coarse_pixel
+        with torch.no_grad():
+            views = rotations.to(trainer.device), torch.zeros(count, 2, device=trainer.device)
+            images = trainer.model.render(template.expand(count, -1, -1), *views, side, size)
+            kernels = trainer.data.read(np.arange(1))[1].to(trainer.device)
+            spectrum = torch.fft.rfft2(images, s=(2 * side, 2 * side)) * kernels
+            crops = torch.fft.irfft2(spectrum, s=(2 * side, 2 * side))[..., :side, :side]
+        search, grid = self._prepare(0, template[None])
+        found = search.best(crops, kernels, torch.zeros(count, 1, 2, device=trainer.device), profiled_nll, self._keep)
+        if float(self._lift(found, grid).is_multimodal.float().mean()) > 0.5:
+            _logger.warning(
+                "the template looks the same from several sides: poses are found up to its symmetry, and the "
+                "conformation of one side may be ascribed to another"
+            )
+
+    def _search(
+        self,
+        epoch: int,
+        rows: np.ndarray,
+        representatives: Float[Tensor, "representatives residues 3"],
+        nll: Nll | None = None,
+        sign: float = 1.0,
+    ) -> Oriented:
+        """Search images over a grid that is turned anew each time, so that its gaps are not always in one place."""
+        trainer = self._trainer
+        search, grid = self._prepare(epoch, representatives)
+        nll = nll or trainer.objective.nll
+
+        def compute(chunk: np.ndarray) -> Oriented:
+            parts = (*trainer.data.read(chunk), self._shifts(chunk, epoch == 0))
+            crops, kernels, shifts = (part.to(trainer.device) for part in parts)
+            return self._lift(search.best(sign * crops, kernels, shifts, nll, self._keep), grid)
+
+        chunks = [rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE)]
+        parts = trainer.workers.map(compute, chunks)
+        return Oriented(*(torch.cat([getattr(p, field.name) for p in parts]).cpu() for field in fields(Oriented)))
+
+    def _prepare(
+        self, epoch: int, representatives: Float[Tensor, "representatives residues 3"]
+    ) -> tuple[JointSearch, RotationGrid]:
+        """Return a search of representatives, and its fine grid."""
+        trainer, plan = self._trainer, self._plan
+        turn = torch.from_numpy(random_rotations(1, np.random.default_rng([trainer.seed, 3, epoch]))[0])
+        coarse, fine = (
+            prepare_grid(rotation_grid(count) @ turn, _DIRECTIONS).to(trainer.device)
+            for count in (plan.grid // _COARSER, plan.grid)
+        )
+        beads, lowpass = trainer.model.beads, self._lowpass
+        search = JointSearch(beads, representatives, coarse, fine, lowpass, workers=trainer.workers)
+        return search, fine
+
+    def _shifts(self, rows: np.ndarray, is_first: bool) -> Float[Tensor, "batch places 2"]:
+        """Return the shifts to try: at first all within reach, later those next to an image's own."""
+        reach = self._plan.max_shift
+        if reach == 0:
+            return torch.zeros(len(rows), 1, 2)
+        if is_first:
+            return shift_places(reach, _SHIFT_STEP).expand(len(rows), -1, -1)
+        own = self._trainer.poses.shifts[rows][:, None] + shift_places(1.5 * _SHIFT_STEP, _SHIFT_STEP)
+        return own * (reach / own.norm(dim=-1, keepdim=True).clamp_min(reach))
+
+    def _lift(self, found: Found, grid: RotationGrid) -> Oriented:
+        """Turn costs into a measure and its barycentre (ESL)."""
+        plan = self._plan
+        places, weights = esl_weights(found.costs, plan.grid, support=plan.support, eta=plan.eta, order=plan.order)
+        rotations = grid.rotations[found.rotations.gather(1, places)]
+        mean, spread, is_multimodal = barycenter(rotations, weights)
+        return Oriented(found.representative, mean, found.shifts, spread, is_multimodal, found.costs[:, 0])
