@@ -4,7 +4,8 @@
 
 Time is that of an image against all rotations, in one thread, the ways in turns; the ways that render do so for some
 of the rotations. Agreement is with crops that are rendered densely for every rotation. The sampled way's second term
-comes from a table of the template: making it is timed on its own, once a cluster of images.
+comes from a table of the template: making it is timed on its own, once a cluster of images. The joint search
+(poses/search.py, at 8 Å, a coarse grid first) shares the views of a conformation among all images.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from cryoatom.imaging.likelihood import cross_and_power, gaussian_nll
 from cryoatom.imaging.matched import MatchedSet, kernel_spectra
 from cryoatom.imaging.project import render, render_dense
 from cryoatom.particles.stack import ImageStack
+from cryoatom.poses.lowpass import LowPass
 from cryoatom.poses.sampling import GridScorer, exact_costs, prepare_grid
+from cryoatom.poses.search import JointSearch
 from cryoatom.rotations import rotation_grid
 from cryoatom.run_folder import RunFolder
 from cryoatom.training.fit import start_scale
@@ -40,6 +43,7 @@ from cryoatom.training.train import build_trainer
 from cryoatom.workers import Workers
 
 ROTATIONS = 14761
+MANY = 64  # images that the joint search compares at once
 
 
 def main() -> None:
@@ -92,14 +96,19 @@ def compare_times(arguments, inputs, scorer, beads, x, turns, crops, kernels, si
     some = {name: turns[:: ROTATIONS // number] for name, number in (("crop", 512), ("direct", 64))}
     bead = (beads.amplitudes(), beads.variances())
     direct = direct_way(inputs, x, beads, bead)
+    coarse, lowpass = prepare_grid(rotation_grid(ROTATIONS // 8), 300), LowPass(*size, 8.0)
+    with Workers(1) as workers:
+        joint = JointSearch(beads, x, coarse, prepare_grid(turns, 300), lowpass, workers=workers)
+    many, still = crops.repeat(MANY // count, 1, 1), torch.zeros(MANY // count * count, 1, 2)
     ways = {
+        "joint search": lambda: joint.best(many, kernels[:1], still, gaussian_nll, 16),
         "sampled": lambda: scorer.costs(crops, kernels, x.expand(count, -1, -1), cluster),
         "crops rendered": lambda: [
             crop_costs(render, beads, x, part, crops[:1], kernels[:1], size) for part in some["crop"].split(32)
         ],
         "256 x 256 direct": lambda: [direct(part) for part in some["direct"].split(4)],
     }
-    share = {"sampled": count, "crops rendered": len(some["crop"]) / ROTATIONS,
+    share = {"joint search": len(many), "sampled": count, "crops rendered": len(some["crop"]) / ROTATIONS,
              "256 x 256 direct": len(some["direct"]) / ROTATIONS}  # fmt: skip
     seconds = {name: np.array(values) / share[name] for name, values in interleave(ways, arguments.repeats).items()}
     print(f"an image, {ROTATIONS} rotations, one thread, median of {arguments.repeats}:")

@@ -153,11 +153,14 @@ class TrainConfig(Settings):
             "r2_tolerance": 0.0,
             "num_epochs": 200,
             "fit_beads": False,
+            "pose_loss": "expected",
         }
     }
 
     particles: Path = setting(..., "Particle file: RELION .star.", argument=True)
-    template: Path = setting(..., "Structure to start from: mmCIF or PDB, in the frame of the poses.")
+    template: Path = setting(
+        ..., "Structure to start from: mmCIF or PDB, in the frame of the poses where these are known."
+    )
     outdir: Path = setting(..., "Folder to write the run to.", flags=("-o", "--outdir"))
     preset: Literal["default", "paper"] = setting("default", "Whose hyperparameters to start from.")
     graph: Path | None = setting(None, "Protein graph of `cryoatom graph`; made from the template where absent.")
@@ -198,6 +201,15 @@ class TrainConfig(Settings):
     eta: float = setting(2 / 3, "η of ESL: how fast that measure shrinks on finer grids.", ge=1 / 4, le=2 / 3)
     esl_order: Literal["next", "last"] = setting(
         "next", "Order statistic that sets ESL's temperature: the cost after the J-th, or the J-th."
+    )
+    pose_loss: Literal["refined", "expected"] = setting(
+        "refined",
+        "With --poses esl: refined = searched with shifts and classes, then moved along the gradient; expected = the "
+        "papers' way, the cost expected under the measure that ESL finds for each image at each step. Then there are "
+        "no shifts: --max-shift is not used and particles must be centred.",
+    )
+    esl_attached: bool = setting(
+        False, "With --pose-loss expected: the gradient runs through ESL's weights too, as in the GNN paper's code."
     )
     pose_lr: float | None = setting(
         None, "Learning rate of poses, degrees; 0: they stay [default: 0 for known poses, 0.6 for esl].", ge=0

@@ -41,13 +41,22 @@ def bent(amounts: np.ndarray) -> np.ndarray:
     return start + amounts[:, None, None] * push[:, None] * np.array([1.0, 0.3, 0.0])
 
 
-def draw_images(truth: np.ndarray, poses: Poses, optics: Optics, seed: int) -> np.ndarray:
-    beads = BeadModel(bead_layout(small_template(), "atoms"), small_template(), PIXEL_SIZE)
+def draw_images(
+    truth: np.ndarray,
+    poses: Poses,
+    optics: Optics,
+    seed: int,
+    *,
+    template: Template | None = None,
+    scale: float = SCALE,
+) -> np.ndarray:
+    template = small_template() if template is None else template
+    beads = BeadModel(bead_layout(template, "atoms"), template, PIXEL_SIZE)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         centers = beads.project(torch.from_numpy(truth).float(), torch.from_numpy(poses.rotations).float())
         centers = centers + torch.from_numpy(poses.shifts)[:, None].float()
-        clean = simulate_images(centers, SCALE * beads.amplitudes(), beads.variances(), optics, BOX, PIXEL_SIZE)
+        clean = simulate_images(centers, scale * beads.amplitudes(), beads.variances(), optics, BOX, PIXEL_SIZE)
     return (clean + torch.randn(clean.shape, generator=generator)).numpy()
 
 
@@ -56,6 +65,22 @@ def write_dataset(folder: Path, count: int = 41, seed: int = 0, *, has_poses: bo
     generator = np.random.default_rng(seed)
     truth = bent(generator.uniform(-6, 6, count))
     poses = Poses(random_rotations(count, generator), generator.uniform(-4, 4, (count, 2)))
+    return write_images(folder, small_template(), truth, poses, generator, seed, has_poses=has_poses)
+
+
+def write_images(
+    folder: Path,
+    template: Template,
+    truth: np.ndarray,
+    poses: Poses,
+    generator: np.random.Generator,
+    seed: int,
+    *,
+    has_poses: bool = True,
+    scale: float = SCALE,
+) -> Particles:
+    """Write images of given conformations in given poses, as :func:`write_dataset`."""
+    count = len(truth)
     defocus = generator.uniform(8e3, 2e4, count)
     constants = {"voltage_kv": 300.0, "cs_mm": 2.7, "amplitude_contrast": 0.1, "phase_shift": 0.0}
     optics = Optics(
@@ -64,8 +89,9 @@ def write_dataset(folder: Path, count: int = 41, seed: int = 0, *, has_poses: bo
         defocus_angle=generator.uniform(0, np.pi, count),
         **{name: np.full(count, value) for name, value in constants.items()},
     )
-    write_stack(folder / "particles.mrcs", draw_images(truth, poses, optics, seed), PIXEL_SIZE)
-    write_template(folder / "template.cif", small_template())
+    images = draw_images(truth, poses, optics, seed, template=template, scale=scale)
+    write_stack(folder / "particles.mrcs", images, PIXEL_SIZE)
+    write_template(folder / "template.cif", template)
     np.save(folder / "truth.npy", truth)
     particles = Particles(
         source=folder / "particles.star",

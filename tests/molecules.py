@@ -1,7 +1,7 @@
 """Small molecules made in code, and where MDAnalysisTests keeps its real ones."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -58,3 +58,17 @@ def helix(residues: int, *, names: Sequence[str] = ("N", "CA", "C", "O", "CB"), 
 def join(*parts: Atoms) -> Atoms:
     """Put atoms one after the other."""
     return Atoms(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Atoms)})
+
+
+def three_helices(**columns: object) -> Atoms:
+    """Make helices of 20, 14 and 9 residues along z, x and y from a corner: no rotation brings them near themselves."""
+    parts = [helix(count, **columns) for count in (20, 14, 9)]
+    places = [parts[0].positions, parts[1].positions[:, [2, 0, 1]] + [4, 6, -6], parts[2].positions[:, [1, 2, 0]]]
+    places[2] = places[2] + [-6, 6, 8]
+    starts = (0, 40, 80)
+    return join(
+        *(
+            replace(part, positions=place, residue_numbers=part.residue_numbers + start)
+            for part, place, start in zip(parts, places, starts, strict=True)
+        )
+    )

@@ -66,7 +66,9 @@ def test_products_of_vectors_are_those_of_low_passed_crops(side, resolution):
     expected = torch.einsum("iyx,jyx->ij", low_passed(a, cutoff), low_passed(b, cutoff))
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-3)
     assert found.shape == (3, 4) and len(lowpass) == lowpass.vectors(a.float()).shape[1]
-    assert len(lowpass) / side**2 < 1.4 * np.pi * (PIXEL / resolution) ** 2  # not many more numbers than there are in it
+    assert (
+        len(lowpass) / side**2 < 1.4 * np.pi * (PIXEL / resolution) ** 2
+    )  # not many more numbers than there are in it
 
 
 @pytest.mark.parametrize("side", [16, 17, 24, 25, 40, 45])

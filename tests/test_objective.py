@@ -53,6 +53,7 @@ def test_the_likelihood_is_that_of_the_images_with_shifts_and_ctf(config, traine
     particles = read_particles(config.particles)
     images = ImageStack(particles).read_normalized(np.arange(COUNT), 0.4 * 40 * 2.0)
     rows, model = np.array([4, 1, 5]), trainer.model
+    assert particles.poses is not None
     x = torch.from_numpy(bent(np.array([3.0, -2.0, 0.0]))).float()
     with torch.no_grad():
         centers = model.beads.project(x, trainer.poses.rotations[rows])
@@ -81,6 +82,25 @@ def test_the_gradient_of_the_latents_is_that_of_finite_differences(trainer):
                 change[row, column] = step
                 expected[row, column] = (loss(latents + change) - loss(latents - change))[row] / (2 * step)
     assert (found - expected).norm() < 0.02 * expected.norm()
+
+
+@pytest.mark.parametrize("column", range(5))
+def test_the_gradient_of_the_poses_is_that_of_finite_differences(trainer, column):
+    rows, latents, tangents = np.array([3, 0]), trainer.latents.values[[3, 0]], torch.zeros(2, 5)
+
+    def loss(moved: torch.Tensor) -> torch.Tensor:
+        return trainer.objective(trainer.model, latents, trainer.batch(rows, moved))["loss"]
+
+    (found,) = torch.autograd.grad(loss(tangents.requires_grad_()).sum(), tangents)
+    change = torch.zeros(2, 5)
+    change[:, column] = 3e-3
+    with torch.no_grad():
+        expected = (loss(change) - loss(-change)) / (2 * 3e-3)
+        assert torch.equal(
+            loss(torch.zeros(2, 5)), trainer.objective(trainer.model, latents, trainer.batch(rows))["loss"]
+        )
+    torch.testing.assert_close(found[:, column], expected, rtol=0.02, atol=0.01 * float(found.norm()))
+    assert found[:, column].abs().max() > 1
 
 
 def test_terms_without_weight_are_left_out(config, trainer):

@@ -20,7 +20,7 @@ def visits(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def test_every_row_is_an_adam_that_counts_its_own_visits():
-    """A dense Adam would go on moving an absent row by its momentum, and correct its bias by steps it had no part in."""
+    """A dense Adam would go on moving an absent row by its momentum, and correct its bias by steps that it missed."""
     values, adam = torch.zeros(6, 3), RowAdam(6, 3, BETAS)
     plain = [torch.zeros(3, requires_grad=True) for _ in range(6)]
     optimizers = [torch.optim.Adam([row], lr=0.05, betas=BETAS) for row in plain]

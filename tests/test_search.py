@@ -6,8 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from molecules import helix, join
-from dataclasses import replace
+from molecules import three_helices
 
 from cryoatom.geometry import random_rotations
 from cryoatom.imaging.beads import BeadModel, bead_layout
@@ -22,15 +21,12 @@ from cryoatom.workers import Workers
 
 PIXEL, SIDE, RESOLUTION = 2.5, 32, 9.0
 TWICE = 2 * SIDE
+FINER = 6  # times more rotations in the fine grid
 
 
 @cache
 def template() -> Template:
-    """Two helices across each other: no rotation brings it near itself."""
-    first, second = helix(20), helix(11)
-    turned = second.positions[:, [2, 0, 1]] + [4.0, 7.0, 12.0]
-    second = replace(second, positions=turned, residue_numbers=second.residue_numbers + 40)
-    return center_template(template_from_atoms(join(first, second), "two helices")[0])
+    return center_template(template_from_atoms(three_helices(), "three helices")[0])
 
 
 @cache
@@ -40,16 +36,16 @@ def model() -> BeadModel:
 
 @cache
 def conformations() -> torch.Tensor:
-    """Three: the second helix swings away."""
+    """Three: the second helix moves away."""
     x = torch.from_numpy(template().positions).float().repeat(3, 1, 1)
-    x[1, 20:] += torch.tensor([5.0, 0.0, 6.0])
-    x[2, 20:] += torch.tensor([-4.0, 5.0, -6.0])
-    return x
+    x[:, 20:, 1] += torch.tensor([0.0, 8.0, 16.0])[:, None]
+    return x - x.mean(dim=1, keepdim=True)
 
 
 @cache
 def grids() -> tuple[RotationGrid, RotationGrid]:
-    return tuple(prepare_grid(rotation_grid(count), 150) for count in (150, 1200))
+    fine = rotation_grid(400 * FINER)
+    return prepare_grid(fine[::FINER], 150), prepare_grid(fine, 150)
 
 
 @cache
@@ -98,19 +94,26 @@ def test_places_are_the_lattice_points_of_a_disc_from_its_centre_outwards(reach,
 
 @pytest.mark.parametrize("nll", [gaussian_nll, profiled_nll])
 def test_the_conformation_the_shift_and_the_rotation_of_each_image_are_found(nll):
-    turns, truth = randoms(12), torch.arange(12) % 3
-    places = shift_places(5.0, 2.5)
-    shifts = places[torch.arange(12) * 5 % len(places)] + 0.5
-    images = crops(views(conformations()[truth], turns, shifts))
-    tried = places.expand(12, -1, -1)
-    found = joint_search(conformations()).best(images, kernel(), tried, nll, keep=8)
+    truth, places = torch.arange(12) % 3, shift_places(5.0, 2.5)
+    true_place, true_turn = torch.arange(12) * 5 % len(places), FINER * (torch.arange(12) * 37 % 400)
+    turns = grids()[1].rotations[true_turn]
+    images = crops(views(conformations()[truth], turns, places[true_place]))
+    found = joint_search(conformations()).best(images, kernel(), places.expand(12, -1, -1), nll, keep=8)
     assert torch.equal(found.representative, truth)
-    assert (found.shifts - shifts).norm(dim=1).max() < 2.0
-    angle = rotation_angle(grids()[1].rotations[found.rotations[:, 0]], turns)
-    nearest = rotation_angle(grids()[1].rotations, turns[:, None]).amin(dim=1)
-    assert (angle <= nearest + math.radians(12)).all()
+    assert torch.equal(found.shifts, places[true_place])
+    assert torch.equal(found.rotations[:, 0], true_turn)
     assert (found.costs.diff(dim=1) >= 0).all() and (found.costs < 0).all()
     assert found.rotations.shape == (12, 8) and all(len(set(row)) == 8 for row in found.rotations.tolist())
+
+
+def test_poses_between_those_of_the_grid_are_found_nearby():
+    turns, shifts = randoms(20), torch.tensor([[1.0, -1.0], [3.0, 2.0]]).repeat(10, 1)
+    images = crops(views(conformations()[0], turns, shifts))
+    places = shift_places(5.0, 2.5).expand(20, -1, -1)
+    found = joint_search(conformations()[:1]).best(images, kernel(), places, gaussian_nll, keep=1)
+    assert (found.shifts - shifts).norm(dim=1).max() < 2.5
+    spacing = rotation_angle(grids()[1].rotations, turns[:, None]).amin(dim=1).max()
+    assert rotation_angle(grids()[1].rotations[found.rotations[:, 0]], turns).median() < spacing
 
 
 def test_costs_are_those_of_rendered_views_below_the_resolution():
@@ -118,15 +121,13 @@ def test_costs_are_those_of_rendered_views_below_the_resolution():
     fine = grids()[1].rotations
     turns, shifts = randoms(3, seed=2), torch.tensor([[0.0, 0.0], [2.5, 0.0], [0.0, -2.5]])
     images = crops(views(conformations()[[0, 1, 2]], turns, shifts))
-    found = joint_search(conformations()).best(images, kernel(), shifts[:, None], gaussian_nll, keep=len(fine))
-    assert found.representative.tolist() == [0, 1, 2] and torch.equal(found.shifts, shifts)
-    for image, shift, x, costs, order in zip(
-        images, shifts, conformations(), found.costs, found.rotations, strict=True
-    ):
-        expected = low_passed_costs(image, views(x, fine, shift.expand(len(fine), 2)))[order]
-        assert (costs - expected).abs().max() < 0.02 * (expected.max() - expected.min())
-        best = expected.argmin()
-        assert best < 3  # in the order found
+    for k, x in enumerate(conformations()):
+        image, place = images[k : k + 1], shifts[k].view(1, 1, 2)
+        found = joint_search(x[None]).best(image, kernel(), place, gaussian_nll, keep=len(fine))
+        expected = low_passed_costs(images[k], views(x, fine, shifts[[k]].expand(len(fine), 2)))[found.rotations[0]]
+        assert (found.costs[0] - expected).std() < 0.05 * expected.std()
+        assert expected[0] - expected.min() < 0.05 * expected.min().abs()
+        assert torch.equal(found.shifts, shifts[[k]])
 
 
 def low_passed_costs(image: torch.Tensor, projections: torch.Tensor) -> torch.Tensor:
@@ -154,7 +155,8 @@ def test_each_image_has_its_own_shifts_and_kernel():
             assert torch.equal(getattr(alone, name), getattr(together, name)[part])
         torch.testing.assert_close(alone.costs, together.costs[part], rtol=1e-4, atol=1e-3)
     shared = search.best(images, kernel(), shifts, gaussian_nll, keep=5)
-    assert torch.equal(shared.costs[[0, 3]], together.costs[[0, 3]]) and (shared.costs[1] != together.costs[1]).all()
+    torch.testing.assert_close(shared.costs[[0, 3]], together.costs[[0, 3]], rtol=1e-4, atol=1e-3)
+    assert (shared.costs[1] - together.costs[1]).abs().min() > 1
 
 
 def test_threads_change_no_bit():

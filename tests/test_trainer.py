@@ -8,6 +8,7 @@ import pytest
 import torch
 from fits import bent, settings, small_template, trainer_of, write_dataset
 
+from cryoatom.rotations import exp_rotation, rotation_angle
 from cryoatom.training.fit import start_scale
 from cryoatom.training.trainer import FINAL_RATE, Schedule, Trainer
 
@@ -48,9 +49,9 @@ def test_the_same_seed_gives_the_same_numbers_and_another_gives_others(folder):
     assert not torch.equal(first[0]["latents.values"], other[0]["latents.values"])
 
 
-@pytest.mark.parametrize("threads", [2, 3])
-def test_the_number_of_threads_changes_no_bit(folder, threads):
-    one, more = run(folder), run(folder, threads=threads)
+@pytest.mark.parametrize(("threads", "pose_lr"), [(2, 0.0), (3, 0.5)])
+def test_the_number_of_threads_changes_no_bit(folder, threads, pose_lr):
+    one, more = run(folder, pose_lr=pose_lr), run(folder, pose_lr=pose_lr, threads=threads)
     assert_equal(one[0], more[0])
     assert one[1] == more[1]
 
@@ -137,6 +138,48 @@ def test_latents_alone_move_in_fit_latents(folder):
         moved = (trainer.latents.values != latents).any(dim=1)
         assert torch.nonzero(moved)[:, 0].tolist() == some.tolist()
         assert trainer.fit_latents(np.arange(0), 1.0) == {}
+
+
+def test_poses_stay_unless_they_have_a_rate(folder):
+    """Shifts are of what is left after the crops were moved back: none at first."""
+    with trainer_of(settings(folder, num_epochs=10)) as trainer:
+        known = trainer.poses.rotations.clone()
+        trainer.train_epoch(0, np.arange(COUNT))
+        trainer.fit_latents(np.arange(COUNT), 1.0)
+        assert torch.equal(trainer.poses.rotations, known) and not trainer.poses.shifts.any()
+    with trainer_of(settings(folder, num_epochs=10, pose_lr=0.5)) as trainer:
+        trainer.train_epoch(0, np.arange(COUNT))
+        moved = rotation_angle(trainer.poses.rotations, known)
+        assert (moved > 0).all() and moved.max() < math.radians(0.5 * 3**0.5 + 0.01)
+        assert (trainer.poses.shifts != 0).all()
+        trainer.fit_latents(np.arange(5), 1.0)
+        assert ((rotation_angle(trainer.poses.rotations, known) != moved) == (torch.arange(COUNT) < 5)).all()
+
+
+def test_a_gradient_of_poses_changes_no_other(folder):
+    gradients = []
+    for pose_lr in (0.0, 0.5):
+        with trainer_of(settings(folder, pose_lr=pose_lr)) as trainer:
+            torch.nn.init.constant_(trainer.model.decoder.readout.weight, 0.1)
+            gradients.append(trainer._gradients(np.arange(COUNT), trainer.parameters)[1])
+    assert not gradients[0][1].any() and gradients[1][1].all()
+    for k in (0, *range(2, len(gradients[0]))):
+        torch.testing.assert_close(gradients[0][k], gradients[1][k])
+
+
+def test_wrong_poses_are_mended_along_the_gradient(folder):
+    config = settings(folder, num_epochs=15, pose_lr=2.0, warmup=0, lr=1e-12, bead_lr=1e-12, z_lr=1e-12)
+    with trainer_of(config) as trainer:
+        rows = np.arange(COUNT)
+        start_scale(trainer, rows)
+        axis = torch.tensor([[0.1, 0.1, 0.0]])
+        trainer.poses.rotations = exp_rotation(axis) @ trainer.poses.rotations
+        trainer.poses.shifts += 2.0
+        first = trainer.losses(rows)
+        for epoch in range(15):
+            trainer.fit_latents(rows, trainer.schedule.factor(epoch))
+        assert (trainer.losses(rows) < first).all()
+        assert trainer.poses.shifts.norm(dim=1).median() < 0.8
 
 
 @pytest.mark.parametrize("fit_beads", [True, False])

@@ -16,12 +16,13 @@ from cryoatom.config import TrainConfig
 def train(config: TrainConfig) -> None:
     """Fit one conformation to every particle image.
 
-    PARTICLES is a RELION .star file with poses; they and the CTF are read from it. The template must lie in the
-    frame of the poses.
+    PARTICLES is a RELION .star file; the CTF and, with --poses known, the poses are read from it. Then the template
+    must lie in the frame of the poses. With --poses esl they are estimated, and the template's frame is theirs.
 
     \b
     Examples:
         cryoatom train particles.star --template template.cif -o run
+        cryoatom train particles.star --template template.cif --poses esl -o run
         cryoatom train particles.star --template template.cif -o run --load latest
         cryoatom train --config run/config.yaml -o again --seed 1
     """

@@ -8,6 +8,7 @@ radial κ, depends on the viewing direction alone (:mod:`cryoatom.poses.quadrati
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,9 @@ from cryoatom.imaging.likelihood import cross_and_power, gaussian_nll
 from cryoatom.imaging.project import render
 from cryoatom.poses.quadratic import DirectionTable, choose_directions, radial_mean, radial_power
 from cryoatom.workers import Workers
+
+Nll = Callable[[Tensor, Tensor], Tensor]
+"""-log p up to ½|y|² from (⟨w, v⟩, ⟨v, κ * v⟩), see :mod:`cryoatom.imaging.likelihood`."""
 
 _CLASSES = 6  # of beads of nearly equal width, which share a filtered crop
 _FINER = 8  # nodes of a filtered crop in a pixel of the crop; the nearest node is read
@@ -89,17 +93,19 @@ class GridScorer:
         representatives: Float[Tensor, "clusters residues 3"],
         workers: Workers | None = None,
     ):
-        self._beads, self.grid, self._side, self._pixel_size = beads, grid, side, pixel_size
         variances = beads.variances()
+        device = variances.device
+        grid = grid.to(device)
+        self._beads, self.grid, self._side, self._pixel_size = beads, grid, side, pixel_size
         order = variances.argsort()
         parts = [part for part in order.tensor_split(_CLASSES) if len(part)]
         self._order = order
-        self._class = torch.cat([torch.full((len(part),), k) for k, part in enumerate(parts)])
+        self._class = torch.cat([torch.full((len(part),), k, device=device) for k, part in enumerate(parts)])
         self._amplitudes = beads.amplitudes()[order]
         self._node = pixel_size / _FINER
         self._filters = [self._filter(float(variances[part].mean())) for part in parts]
         scaled = (grid.rotations / self._node).permute(1, 2, 0)
-        self._axes = [torch.cat([axis, torch.ones(1, len(grid))]) for axis in scaled[:2]]
+        self._axes = [torch.cat([axis, axis.new_ones(1, len(grid))]) for axis in scaled[:2]]
         powers = (workers or Workers(1)).map(self._tabulate, list(representatives))
         self._powers: Float[Tensor, "clusters directions rings"] = torch.stack(powers)
 
@@ -108,10 +114,10 @@ class GridScorer:
 
         Reading the nearest node blurs by a box one node wide; its variance is taken off the Gaussian's.
         """
-        pixels = pixel_coordinates(self._side, self._pixel_size)
+        pixels = pixel_coordinates(self._side, self._pixel_size, device=self._amplitudes.device)
         reach = _REACH * float(self._beads.variances().max()) ** 0.5
         half = int((0.5 * self._side * self._pixel_size + reach) / self._node)
-        nodes = self._node * torch.arange(-half, half + 1)
+        nodes = self._node * torch.arange(-half, half + 1, device=pixels.device)
         variance -= self._node**2 / 12
         return torch.exp((nodes[:, None] - pixels) ** 2 / (-2 * variance)) / (2 * torch.pi * variance) ** 0.5
 
@@ -160,13 +166,13 @@ class GridScorer:
         """Return ⟨w, v_g⟩ of one image for each rotation."""
         farthest = float(places.norm(dim=1).max()) / self._node + 1
         if not farthest < float("inf"):
-            return torch.full((len(self.grid),), torch.nan)
+            return crop.new_full((len(self.grid),), torch.nan)
         limit = len(self._filters[0]) // 2
         half = min(int(farthest), limit)
         near = [nodes[limit - half : limit + half + 1] for nodes in self._filters]
         filtered = torch.cat([nodes @ crop @ nodes.T for nodes in near])
         first_row = self._class * (2 * half + 1)
-        columns = torch.cat([places, torch.full((len(places), 1), half + 0.5)], dim=1)
+        columns = torch.cat([places, places.new_full((len(places), 1), half + 0.5)], dim=1)
         rows = torch.cat([places, (first_row + half + 0.5)[:, None]], dim=1)
         edges = first_row[:, None] if farthest > limit else None
         return self._read(filtered, columns, rows, edges)
@@ -204,15 +210,18 @@ def exact_costs(
     kernels: Float[Tensor, "#batch twice half"],
     *,
     pixel_size: float,
+    shifts: Float[Tensor, "#batch 2"] | None = None,
+    nll: Nll = gaussian_nll,
 ) -> Float[Tensor, "batch candidates"]:
-    """Return -log p up to ½|y|² of a few rotations of each image, each rendered as in training."""
+    """Return the costs of a few rotations of each image at its shift (Å), each rendered as in training."""
     batch, candidates = rotations.shape[:2]
     kernels = kernels.expand(batch, -1, -1)
+    moved = crops.new_zeros(batch, 2) if shifts is None else shifts.expand(batch, -1)
     amplitudes, variances = beads.amplitudes(), beads.variances()
     costs = []
-    for part in torch.arange(batch * candidates).split(_AT_ONCE):
+    for part in torch.arange(batch * candidates, device=crops.device).split(_AT_ONCE):
         image = part // candidates
-        centers = beads.project(conformations[image], rotations.flatten(0, 1)[part])
+        centers = beads.project(conformations[image], rotations.flatten(0, 1)[part]) + moved[image, None]
         projection = render(centers, amplitudes, variances, crops.shape[-1], pixel_size)
-        costs.append(gaussian_nll(*cross_and_power(projection, crops[image], kernels[image])))
+        costs.append(nll(*cross_and_power(projection, crops[image], kernels[image])))
     return torch.cat(costs).view(batch, candidates)

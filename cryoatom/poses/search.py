@@ -18,15 +18,12 @@ from cryoatom.imaging.beads import BeadModel
 from cryoatom.imaging.project import render
 from cryoatom.poses.lowpass import LowPass
 from cryoatom.poses.quadratic import radial_mean
-from cryoatom.poses.sampling import RotationGrid
+from cryoatom.poses.sampling import Nll, RotationGrid
 from cryoatom.workers import Workers
 
 _VIEWS_AT_ONCE = 64
 _DIRECTIONS_AT_ONCE = 32
 _FINALISTS = 4  # pairs of conformation and shift of an image that are compared on the fine grid
-
-Nll = Callable[[Tensor, Tensor], Tensor]
-"""-log p from (⟨w, v⟩, ⟨v, κ * v⟩), of :mod:`cryoatom.imaging.likelihood`."""
 
 
 @dataclass(frozen=True)

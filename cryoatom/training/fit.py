@@ -14,7 +14,9 @@ from cryoatom.config import TrainConfig
 from cryoatom.imaging.likelihood import cross_and_power
 from cryoatom.run_folder import RunFolder
 from cryoatom.training.checkpoint import History, Identity, load_checkpoint, save_checkpoint
-from cryoatom.training.orientation import Orientation, search_plan
+from cryoatom.training.expected import expected_plan
+from cryoatom.training.orientation import Orientation
+from cryoatom.training.search_plan import search_plan
 from cryoatom.training.stage import Stage
 from cryoatom.training.trainer import Schedule, Trainer
 
@@ -42,7 +44,7 @@ def fit(
         What has searched the poses, where they were not known.
     """
     training, held_out = split_rows(len(trainer.data), config.held_out, config.seed)
-    plan = search_plan(config)
+    plan, measures = search_plan(config), expected_plan(config)
     orientation = None if plan is None else Orientation(trainer, plan, training)
     history: History = [] if checkpoint is None else load_checkpoint(checkpoint, trainer)
     first, full = len(history), trainer.schedule
@@ -56,6 +58,8 @@ def fit(
             row = {"epoch": epoch + 1.0}
             if orientation is not None:
                 orientation.before(epoch, lambda note, seen=seen: advance(seen, note))
+            if epoch == 0 and measures is not None:
+                Orientation(trainer, measures, training).pose_by_template()
             if epoch == 0:
                 start_scale(trainer, training if orientation is None else orientation.rows(epoch))
             row |= run_epoch(trainer, orientation, epoch, training, lambda count, seen=seen: advance(seen + count, ""))

@@ -18,8 +18,9 @@ from cryoatom.records import Particles
 from cryoatom.run_folder import RunFolder
 from cryoatom.structure.graph import ProteinGraph, build_graph, read_graph
 from cryoatom.structure.template import Template, read_template
-from cryoatom.training.orientation import search_plan
+from cryoatom.training.expected import expected_plan
 from cryoatom.training.outputs import chosen_rows
+from cryoatom.training.search_plan import search_plan
 from cryoatom.training.stage import Stage
 from cryoatom.workers import Workers
 
@@ -116,7 +117,7 @@ def known_shifts(config: TrainConfig, particles: Particles) -> np.ndarray:
 def crop_grid(config: TrainConfig, inputs: Inputs) -> CropGrid:
     """Return the grid that holds the template, room to move, and the tails of its beads."""
     reach = float(np.linalg.norm(inputs.template.positions, axis=1).max())
-    wander = config.max_shift if config.poses == "esl" else 0.0
+    wander = 0.0 if search_plan(config) is None else config.max_shift
     diameter = config.diameter or 2 * (reach + config.margin + wander)
     return choose_grid(inputs.particles.box, inputs.particles.pixel_size, diameter, config.crop_pixel)
 
@@ -146,7 +147,7 @@ def run_identity(config: TrainConfig, inputs: Inputs) -> dict[str, str]:
 
 def _poses_identity(config: TrainConfig, particles: Particles) -> str:
     if config.poses == "esl":
-        return str(search_plan(config))
+        return f"{config.pose_loss} {config.esl_attached} {search_plan(config) or expected_plan(config)}"
     assert particles.poses is not None
     return _digest(particles.poses.rotations, particles.poses.shifts)
 

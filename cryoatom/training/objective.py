@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cryoatom.imaging.likelihood import cross_and_power, gaussian_nll, profiled_nll
@@ -16,12 +17,17 @@ from cryoatom.training.regularizers import Rigidity, bond_loss, center_loss
 
 @dataclass(frozen=True)
 class Batch:
-    """The images of a step, on one device."""
+    """The images of a step, on one device, and their numbers, which stay on the CPU."""
 
     crops: Float[Tensor, "batch side side"]
     kernels: Float[Tensor, "#batch twice half"]
     rotations: Float[Tensor, "batch 3 3"]
     shifts: Float[Tensor, "batch 2"]
+    images: Int[Tensor, " batch"]
+
+
+ImageLoss = Callable[[ConformationModel, Tensor, Batch], Tensor]
+"""-log p of each image from its conformation, up to ½|y|², nats."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class Objective(nn.Module):
         self.weights, self.rigidity, self.pixel_size = weights, rigidity, pixel_size
         self.nll = {"gaussian": gaussian_nll, "profiled": profiled_nll}[likelihood]
         lengths = (template_positions[1:] - template_positions[:-1]).norm(dim=-1)
+        self.without_poses: ImageLoss | None = None
         self.register_buffer("template_center", template_positions.mean(dim=0).float(), persistent=False)
         self.register_buffer("bond_lengths", lengths.float(), persistent=False)
         self.register_buffer("bonded", bonded, persistent=False)
@@ -76,7 +83,9 @@ class Objective(nn.Module):
     def image_loss(
         self, model: ConformationModel, conformations: Float[Tensor, "batch residues 3"], batch: Batch
     ) -> Float[Tensor, " batch"]:
-        """Return -log p of each image up to ½|y|², nats."""
+        """Return -log p of each image up to ½|y|², nats, in its pose unless a loss without poses has been set."""
+        if self.without_poses is not None:
+            return self.without_poses(model, conformations, batch)
         side = batch.crops.shape[-1]
         projection = model.render(conformations, batch.rotations, batch.shifts, side, self.pixel_size)
         return self.nll(*cross_and_power(projection, batch.crops, batch.kernels))

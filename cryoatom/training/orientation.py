@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -19,108 +18,20 @@ from jaxtyping import Float
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-from cryoatom.config import TrainConfig
 from cryoatom.geometry import random_rotations
 from cryoatom.imaging.likelihood import profiled_nll
-from cryoatom.poses.esl import Order, barycenter, esl_weights, shortlist_size
-from cryoatom.poses.lowpass import LowPass
-from cryoatom.poses.sampling import RotationGrid, prepare_grid
-from cryoatom.poses.search import Found, JointSearch, Nll, shift_places
-from cryoatom.rotations import rotation_grid
 from cryoatom.training.latents import LatentTable, own_latents, scattered_latents
+from cryoatom.training.pose_search import Oriented, PoseSearch
+from cryoatom.training.search_plan import SearchPlan
 from cryoatom.training.trainer import Trainer
 
 CLASS_SPREAD = 0.1  # standard deviation of the classes' first latents
 _CLASS_PACE = 1 / 6  # of the latents' rate: a class moves at each step, an image's latent once an epoch
-_DIRECTIONS = 300  # of the second term at low resolution
-_COARSER = 8  # times fewer rotations, on which conformations and shifts are chosen
-_SHIFT_STEP = 2.5  # Å between shifts to try: gradients find the rest
-_AT_ONCE = 64  # images compared with the grid together
 _NEGATIVES = 500  # images that are searched with their sign turned
 _LEAST_DEVIATIONS = 5.0  # of the mean, by which images must do better than their negatives
 _OWN_VIEWS = 64  # projections of the template that are searched for a symmetry
 _CLUSTERED = 10_000  # images whose latents are clustered into representatives
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SearchPlan:
-    """How poses are searched.
-
-    Parameters
-    ----------
-    epochs
-        Search epochs, at the start of the run.
-    classes
-        Conformations of a joint search.
-    images
-        At most so many images take part in the search epochs.
-    every
-        Epochs between later searches; 0: none.
-    grid
-        Rotations.
-    resolution
-        Of the comparison, Å.
-    max_shift
-        Å; 0: images are centred.
-    support, eta, order
-        Of ESL, see :func:`cryoatom.poses.esl.esl_weights`.
-    """
-
-    epochs: int
-    classes: int
-    images: int
-    every: int
-    grid: int
-    resolution: float
-    max_shift: float
-    support: int = 15
-    eta: float = 2 / 3
-    order: Order = "next"
-
-
-def search_plan(config: TrainConfig) -> SearchPlan | None:
-    """Return how poses are searched; None where they are known."""
-    if config.poses == "known":
-        return None
-    return SearchPlan(
-        config.search_epochs,
-        config.classes,
-        config.search_images,
-        config.search_every,
-        config.rotations,
-        config.search_resolution,
-        config.max_shift,
-        config.support,
-        config.eta,
-        config.esl_order,
-    )
-
-
-@dataclass(frozen=True)
-class Oriented:
-    """What a search says of images, in their order.
-
-    Parameters
-    ----------
-    representative
-        The best conformation.
-    rotations, shifts
-        Barycentre of the ESL measure of the best conformation, and the best shift (Å).
-    spread
-        Of the measure, radians.
-    is_multimodal
-        Whether a good part of the measure lies elsewhere.
-    costs
-        Of the best candidate, nats, up to ½|y|².
-    """
-
-    representative: Tensor
-    rotations: Tensor
-    shifts: Tensor
-    spread: Tensor
-    is_multimodal: Tensor
-    costs: Tensor
 
 
 class Orientation:
@@ -141,9 +52,7 @@ class Orientation:
         generator = np.random.default_rng([trainer.seed, 1])
         sample = generator.permutation(training)[: plan.images]
         self._sample, self._training = np.sort(sample), training
-        self._keep = shortlist_size(plan.grid, support=plan.support, eta=plan.eta)
-        side, pixel_size = trainer.data.grid.side, trainer.data.grid.coarse_pixel
-        self._lowpass = LowPass(side, pixel_size, plan.resolution, trainer.device)
+        self._search = PoseSearch(trainer, plan)
 
     def rows(self, epoch: int) -> np.ndarray:
         """Return the images that train in an epoch."""
@@ -169,9 +78,7 @@ class Orientation:
         """Give the sample's images the best class and pose; at first all are seen as the template."""
         trainer, rows = self._trainer, self._sample
         if epoch == 0:
-            found = self._search(epoch, rows, trainer.model.template_positions[None], profiled_nll)
-            self._check_signal(rows, found.costs)
-            self._check_symmetry()
+            found = self.pose_by_template()
             owner = torch.zeros(len(trainer.data), dtype=torch.long)
             # images that look less and less like the template are a first guess of the order of conformations
             owner[rows[found.costs.argsort().numpy()]] = torch.arange(len(rows)) * self._plan.classes // len(rows)
@@ -182,7 +89,22 @@ class Orientation:
             found = self._search(epoch, rows, self._decode(trainer.latents.values))
             trainer.latents.owner[rows] = found.representative
             self._fill_empty_classes(epoch)
+            trainer.poses.replace(torch.from_numpy(rows), found.rotations, found.shifts)
+
+    def pose_by_template(self) -> Oriented:
+        """Give the sample's images the poses in which they look most like the template.
+
+        Raises
+        ------
+        ValueError
+            If they do not show it.
+        """
+        rows, trainer = self._sample, self._trainer
+        found = self._search(0, rows, trainer.model.template_positions[None], profiled_nll, is_wide=True)
+        self._check_signal(rows, found.costs)
+        self._check_symmetry()
         trainer.poses.replace(torch.from_numpy(rows), found.rotations, found.shifts)
+        return found
 
     def _fill_empty_classes(self, epoch: int) -> None:
         """Let a class that no image has chosen start again beside the largest."""
@@ -197,17 +119,19 @@ class Orientation:
         """Give each image a latent of its own, that of its class, and search those that have waited."""
         trainer, classes = self._trainer, self._trainer.latents
         trainer.latents = own_latents(classes.read(torch.arange(len(trainer.data))))
-        everything = np.arange(len(trainer.data))
-        found = self._search(epoch, everything, self._decode(classes.values))
-        fresh = np.setdiff1d(everything, self._sample)
-        self._adopt(fresh, found, classes.values)
-        self._adopt_if_better(self._sample, found, classes.values)
+        conformations = self._decode(classes.values)
+        fresh = np.setdiff1d(np.arange(len(trainer.data)), self._sample)
+        if len(fresh):
+            found = self._search(epoch, fresh, conformations, is_exact=True, is_wide=True)
+            self._adopt(fresh, found, classes.values)
+        again = self._search(epoch, self._sample, conformations, is_exact=True)
+        self._adopt_if_better(self._sample, again, classes.values)
 
     def _search_again(self, epoch: int) -> None:
         """Search all images over representatives of the present conformations."""
         latents = self._representatives(epoch)
         everything = np.arange(len(self._trainer.data))
-        found = self._search(epoch, everything, self._decode(latents))
+        found = self._search(epoch, everything, self._decode(latents), is_exact=True)
         better = self._adopt_if_better(everything, found, latents)
         _logger.info("searched all poses again: %d of %d images changed theirs", better, len(everything))
 
@@ -238,21 +162,21 @@ class Orientation:
 
     def _adopt(self, rows: np.ndarray, found: Oriented, latents: Tensor) -> None:
         images = torch.from_numpy(rows)
-        self._trainer.latents.replace(images, latents[found.representative[images]])
-        self._trainer.poses.replace(images, found.rotations[images], found.shifts[images])
+        self._trainer.latents.replace(images, latents[found.representative])
+        self._trainer.poses.replace(images, found.rotations, found.shifts)
 
     def _adopt_if_better(self, rows: np.ndarray, found: Oriented, latents: Tensor) -> int:
         """Adopt what was found for those images whose objective it lowers; return their number."""
         trainer, images = self._trainer, torch.from_numpy(rows)
-        own_latents, (rotations, shifts) = trainer.latents.read(images), trainer.poses.read(images)
+        own, (rotations, shifts) = trainer.latents.read(images), trainer.poses.read(images)
         before = trainer.losses(rows)
         at = trainer.latents.owner[images]
-        trainer.latents.values[at] = latents[found.representative[images]]
-        trainer.poses.rotations[images], trainer.poses.shifts[images] = found.rotations[images], found.shifts[images]
+        trainer.latents.values[at] = latents[found.representative]
+        trainer.poses.rotations[images], trainer.poses.shifts[images] = found.rotations, found.shifts
         is_better = trainer.losses(rows) < before
-        trainer.latents.values[at] = own_latents
+        trainer.latents.values[at] = own
         trainer.poses.rotations[images], trainer.poses.shifts[images] = rotations, shifts
-        self._adopt(rows[is_better.numpy()], found, latents)
+        self._adopt(rows[is_better.numpy()], found.of(is_better), latents)
         return int(is_better.sum())
 
     @torch.no_grad()
@@ -269,7 +193,9 @@ class Orientation:
         """
         trainer = self._trainer
         some = np.linspace(0, len(rows) - 1, min(len(rows), _NEGATIVES)).astype(np.int64)
-        negative = self._search(0, rows[some], trainer.model.template_positions[None], profiled_nll, sign=-1.0).costs
+        negative = self._search(
+            0, rows[some], trainer.model.template_positions[None], profiled_nll, sign=-1.0, is_wide=True
+        ).costs
         difference = negative - costs[some]
         deviations = float(difference.mean() / (difference.std() / len(some) ** 0.5).clamp_min(1e-6))
         _logger.info("the images explain the template better than their negatives, by %.0f deviations", deviations)
@@ -296,64 +222,9 @@ class Orientation:
             kernels = trainer.data.read(np.arange(1))[1].to(trainer.device)
             spectrum = torch.fft.rfft2(images, s=(2 * side, 2 * side)) * kernels
             crops = torch.fft.irfft2(spectrum, s=(2 * side, 2 * side))[..., :side, :side]
-        search, grid = self._prepare(0, template[None])
-        found = search.best(crops, kernels, torch.zeros(count, 1, 2, device=trainer.device), profiled_nll, self._keep)
-        if float(self._lift(found, grid).is_multimodal.float().mean()) > 0.5:
+        found = self._search.compare(0, template[None], crops, kernels, profiled_nll)
+        if float(found.is_multimodal.float().mean()) > 0.5:
             _logger.warning(
                 "the template looks the same from several sides: poses are found up to its symmetry, and the "
                 "conformation of one side may be ascribed to another"
             )
-
-    def _search(
-        self,
-        epoch: int,
-        rows: np.ndarray,
-        representatives: Float[Tensor, "representatives residues 3"],
-        nll: Nll | None = None,
-        sign: float = 1.0,
-    ) -> Oriented:
-        """Search images over a grid that is turned anew each time, so that its gaps are not always in one place."""
-        trainer = self._trainer
-        search, grid = self._prepare(epoch, representatives)
-        nll = nll or trainer.objective.nll
-
-        def compute(chunk: np.ndarray) -> Oriented:
-            parts = (*trainer.data.read(chunk), self._shifts(chunk, epoch == 0))
-            crops, kernels, shifts = (part.to(trainer.device) for part in parts)
-            return self._lift(search.best(sign * crops, kernels, shifts, nll, self._keep), grid)
-
-        chunks = [rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE)]
-        parts = trainer.workers.map(compute, chunks)
-        return Oriented(*(torch.cat([getattr(p, field.name) for p in parts]).cpu() for field in fields(Oriented)))
-
-    def _prepare(
-        self, epoch: int, representatives: Float[Tensor, "representatives residues 3"]
-    ) -> tuple[JointSearch, RotationGrid]:
-        """Return a search of representatives, and its fine grid."""
-        trainer, plan = self._trainer, self._plan
-        turn = torch.from_numpy(random_rotations(1, np.random.default_rng([trainer.seed, 3, epoch]))[0])
-        coarse, fine = (
-            prepare_grid(rotation_grid(count) @ turn, _DIRECTIONS).to(trainer.device)
-            for count in (plan.grid // _COARSER, plan.grid)
-        )
-        beads, lowpass = trainer.model.beads, self._lowpass
-        search = JointSearch(beads, representatives, coarse, fine, lowpass, workers=trainer.workers)
-        return search, fine
-
-    def _shifts(self, rows: np.ndarray, is_first: bool) -> Float[Tensor, "batch places 2"]:
-        """Return the shifts to try: at first all within reach, later those next to an image's own."""
-        reach = self._plan.max_shift
-        if reach == 0:
-            return torch.zeros(len(rows), 1, 2)
-        if is_first:
-            return shift_places(reach, _SHIFT_STEP).expand(len(rows), -1, -1)
-        own = self._trainer.poses.shifts[rows][:, None] + shift_places(1.5 * _SHIFT_STEP, _SHIFT_STEP)
-        return own * (reach / own.norm(dim=-1, keepdim=True).clamp_min(reach))
-
-    def _lift(self, found: Found, grid: RotationGrid) -> Oriented:
-        """Turn costs into a measure and its barycentre (ESL)."""
-        plan = self._plan
-        places, weights = esl_weights(found.costs, plan.grid, support=plan.support, eta=plan.eta, order=plan.order)
-        rotations = grid.rotations[found.rotations.gather(1, places)]
-        mean, spread, is_multimodal = barycenter(rotations, weights)
-        return Oriented(found.representative, mean, found.shifts, spread, is_multimodal, found.costs[:, 0])

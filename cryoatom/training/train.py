@@ -17,6 +17,7 @@ from cryoatom.structure.graph import ProteinGraph, write_graph
 from cryoatom.structure.template import Template, write_template
 from cryoatom.threads import available_cores
 from cryoatom.training.checkpoint import find_checkpoint
+from cryoatom.training.expected import ExpectedLoss, expected_plan
 from cryoatom.training.fit import fit
 from cryoatom.training.inputs import Inputs, choose_device, known_shifts, prepare_images, read_inputs, run_identity
 from cryoatom.training.latents import own_latents, scattered_latents
@@ -73,12 +74,16 @@ def build_trainer(config: TrainConfig, inputs: Inputs, data: MatchedSet, workers
         pose_lr=pose_rate(config),
     )
     plan = Plan(schedule, config.batch_size, config.wd, config.seed, config.chunk)
+    objective, poses = build_objective(config, inputs.template, data.grid.coarse_pixel), starting_poses(config, inputs)
+    measures = expected_plan(config)
+    if measures is not None:
+        objective.without_poses = ExpectedLoss(measures, poses, data.grid.coarse_pixel, is_attached=config.esl_attached)
     return Trainer(
         build_model(config, inputs.template, inputs.graph, data.grid.coarse_pixel),
-        build_objective(config, inputs.template, data.grid.coarse_pixel),
+        objective,
         own_latents(scattered_latents(len(data), config.zdim, _LATENT_SPREAD, generator)),
         data,
-        starting_poses(config, inputs),
+        poses,
         plan,
         device=choose_device(config.device),
         workers=workers,
@@ -87,6 +92,8 @@ def build_trainer(config: TrainConfig, inputs: Inputs, data: MatchedSet, workers
 
 def pose_rate(config: TrainConfig) -> float:
     """Return the learning rate of poses, radians."""
+    if expected_plan(config) is not None:
+        return 0.0
     rate = _POSE_RATE_DEG[config.poses] if config.pose_lr is None else config.pose_lr
     return math.radians(rate)
 
@@ -152,7 +159,7 @@ def train(config: TrainConfig, *, command: list[str] | None = None, stage: Stage
         trainer = build_trainer(config, inputs, data, workers)
         orientation = fit(config, trainer, folder, identity, checkpoint, stage)
         if orientation is not None:
-            report_poses(orientation, folder, config.num_epochs)
+            report_poses(orientation, trainer.poses, folder, config.num_epochs)
         with stage(len(data), "Writing conformations") as advance:
             write_outputs(config, folder, inputs.particles, inputs.template, trainer, lambda done: advance(done, ""))
     _logger.info("finished")

@@ -207,7 +207,8 @@ class Trainer:
         """Return what the likelihood needs of some images, on the device, their poses moved by tangents."""
         crops, kernels = self.data.read(rows)
         rotations, shifts = self.poses.read(torch.from_numpy(rows), None if tangents is None else tangents.cpu())
-        return Batch(*(part.to(self.device) for part in (crops, kernels, rotations, shifts)))
+        parts = (part.to(self.device) for part in (crops, kernels, rotations, shifts))
+        return Batch(*parts, images=torch.from_numpy(rows))
 
     def _step_rows(self, rows: np.ndarray, gradients: list[Tensor], z_lr: float, pose_lr: float) -> None:
         images = torch.from_numpy(rows)

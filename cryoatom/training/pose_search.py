@@ -1,0 +1,195 @@
+"""One search: the poses of some images over the whole grid, all shifts, and several conformations at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryoatom.geometry import random_rotations
+from cryoatom.poses.esl import barycenter, esl_weights, shortlist_size
+from cryoatom.poses.lowpass import LowPass
+from cryoatom.poses.sampling import Nll, RotationGrid, exact_costs, prepare_grid
+from cryoatom.poses.search import Found, JointSearch, shift_places
+from cryoatom.rotations import rotation_angle, rotation_grid
+from cryoatom.training.search_plan import SearchPlan
+from cryoatom.training.trainer import Trainer
+
+_DIRECTIONS = 300  # of the second term at low resolution
+_COARSER = 8  # times fewer rotations, on which conformations and shifts are chosen
+_SHIFT_STEP = 2.5  # Å between shifts to try: gradients find the rest
+_AT_ONCE = 64  # images compared with the grid together
+_FAR = math.radians(40)
+_RIVAL_NATS = 3.0  # twenty to one is sure
+
+
+@dataclass(frozen=True)
+class Oriented:
+    """What a search says of images, in their order.
+
+    Parameters
+    ----------
+    representative
+        The best conformation.
+    rotations, shifts
+        Barycentre of the ESL measure of the best conformation, and the best shift (Å).
+    spread
+        Of the measure, radians.
+    is_multimodal
+        Whether a good part of the measure lies elsewhere.
+    has_rival
+        Whether a rotation far from the barycentre costs hardly more than the best.
+    costs
+        Of the best candidate, nats, up to ½|y|².
+    """
+
+    representative: Tensor
+    rotations: Tensor
+    shifts: Tensor
+    spread: Tensor
+    is_multimodal: Tensor
+    has_rival: Tensor
+    costs: Tensor
+
+    def of(self, images: Tensor) -> Oriented:
+        """Return what it says of some of the images."""
+        return Oriented(*(getattr(self, field.name)[images] for field in fields(self)))
+
+
+class PoseSearch:
+    """Searches the images of a trainer.
+
+    Parameters
+    ----------
+    trainer
+        Whose images, beads and present shifts are used; nothing of it changes.
+    plan
+        How.
+    """
+
+    def __init__(self, trainer: Trainer, plan: SearchPlan):
+        self._trainer, self._plan = trainer, plan
+        self._keep = shortlist_size(plan.grid, support=plan.support, eta=plan.eta)
+        side, pixel_size = trainer.data.grid.side, trainer.data.grid.coarse_pixel
+        self._lowpass = LowPass(side, pixel_size, plan.resolution, trainer.device)
+
+    def __call__(
+        self,
+        epoch: int,
+        rows: np.ndarray,
+        representatives: Float[Tensor, "representatives residues 3"],
+        nll: Nll | None = None,
+        *,
+        sign: float = 1.0,
+        is_exact: bool = False,
+        is_wide: bool = False,
+    ) -> Oriented:
+        """Search images over a grid that is turned anew each time, so that its gaps are not always in one place.
+
+        Parameters
+        ----------
+        epoch
+            Turns the grid.
+        rows
+            The images.
+        representatives
+            Conformations, on the device, Å.
+        nll
+            Turns ⟨w, v⟩ and ⟨v, κ * v⟩ into a cost; by default that of the objective.
+        sign
+            -1 searches the negatives.
+        is_exact
+            Whether the cheapest rotations are scored again at full resolution.
+        is_wide
+            Whether to try all shifts within reach, and not only those next to an image's own.
+        """
+        trainer = self._trainer
+        search, grid = self._prepare(epoch, representatives)
+        nll = nll or trainer.objective.nll
+
+        def compute(chunk: np.ndarray) -> Oriented:
+            parts = (*trainer.data.read(chunk), self._shifts(chunk, is_wide))
+            crops, kernels, shifts = (part.to(trainer.device) for part in parts)
+            found = search.best(sign * crops, kernels, shifts, nll, self._keep)
+            if is_exact:
+                found = self._score_again(found, grid, representatives, crops, kernels)
+            return self._lift(found, grid)
+
+        chunks = [rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE)]
+        parts = trainer.workers.map(compute, chunks)
+        return Oriented(*(torch.cat([getattr(p, field.name) for p in parts]).cpu() for field in fields(Oriented)))
+
+    def compare(
+        self,
+        epoch: int,
+        representatives: Float[Tensor, "representatives residues 3"],
+        crops: Float[Tensor, "batch side side"],
+        kernels: Float[Tensor, "#batch twice half"],
+        nll: Nll,
+    ) -> Oriented:
+        """Search centred images that are not of the dataset."""
+        search, grid = self._prepare(epoch, representatives)
+        still = crops.new_zeros(len(crops), 1, 2)
+        return self._lift(search.best(crops, kernels, still, nll, self._keep), grid)
+
+    def _score_again(
+        self,
+        found: Found,
+        grid: RotationGrid,
+        representatives: Float[Tensor, "representatives residues 3"],
+        crops: Float[Tensor, "batch side side"],
+        kernels: Float[Tensor, "#batch twice half"],
+    ) -> Found:
+        """Replace the costs of what was found by those of the full likelihood."""
+        costs = exact_costs(
+            self._trainer.model.beads,
+            representatives[found.representative],
+            grid.rotations[found.rotations],
+            crops,
+            kernels,
+            pixel_size=self._trainer.objective.pixel_size,
+            shifts=found.shifts,
+            nll=self._trainer.objective.nll,
+        )
+        costs, order = costs.sort(dim=1)
+        return replace(found, rotations=found.rotations.gather(1, order), costs=costs)
+
+    def _prepare(
+        self, epoch: int, representatives: Float[Tensor, "representatives residues 3"]
+    ) -> tuple[JointSearch, RotationGrid]:
+        """Return a search of representatives, and its fine grid."""
+        trainer, plan = self._trainer, self._plan
+        turn = torch.from_numpy(random_rotations(1, np.random.default_rng([trainer.seed, 3, epoch]))[0])
+        coarse, fine = (
+            prepare_grid(rotation_grid(count) @ turn, _DIRECTIONS).to(trainer.device)
+            for count in (plan.grid // _COARSER, plan.grid)
+        )
+        beads, lowpass = trainer.model.beads, self._lowpass
+        search = JointSearch(beads, representatives, coarse, fine, lowpass, workers=trainer.workers)
+        return search, fine
+
+    def _shifts(self, rows: np.ndarray, is_wide: bool) -> Float[Tensor, "batch places 2"]:
+        """Return the shifts to try: all within reach, or those next to an image's own."""
+        reach = self._plan.max_shift
+        if reach == 0:
+            return torch.zeros(len(rows), 1, 2)
+        if is_wide:
+            return shift_places(reach, _SHIFT_STEP).expand(len(rows), -1, -1)
+        own = self._trainer.poses.shifts[rows][:, None] + shift_places(1.5 * _SHIFT_STEP, _SHIFT_STEP)
+        return own * (reach / own.norm(dim=-1, keepdim=True).clamp_min(reach))
+
+    def _lift(self, found: Found, grid: RotationGrid) -> Oriented:
+        """Turn costs into a measure and its barycentre (ESL)."""
+        plan = self._plan
+        places, weights = esl_weights(found.costs, plan.grid, support=plan.support, eta=plan.eta, order=plan.order)
+        rotations = grid.rotations[found.rotations.gather(1, places)]
+        mean, spread, is_multimodal = barycenter(rotations, weights)
+        excess = found.costs.gather(1, places) - found.costs[:, :1]
+        is_rival = (rotation_angle(mean[:, None], rotations) > _FAR) & (excess < _RIVAL_NATS)
+        return Oriented(
+            found.representative, mean, found.shifts, spread, is_multimodal, is_rival.any(dim=1), found.costs[:, 0]
+        )
