@@ -261,7 +261,7 @@ class BeadModel(nn.Module):
     def project(
         self, conformations: Float[Tensor, "batch residues 3"], rotations: Float[Tensor, "batch 3 3"]
     ) -> Float[Tensor, "batch beads 2"]:
-        """Return bead centres (R b)_xy in Å; shifts belong to the crops."""
+        """Return bead centres (R b)_xy in Å, without shifts."""
         return self._assemble(torch.bmm(rotations, conformations.mT).permute(2, 1, 0).contiguous(), 2)
 
     def place(self, conformations: Float[Tensor, "batch residues 3"]) -> Float[Tensor, "batch beads 3"]:

@@ -85,7 +85,7 @@ class JointSearch:
     representatives
         The conformations, Å.
     coarse, fine
-        See :func:`cryoatom.poses.sampling.prepare_grid`.
+        See :func:`cryoatom.poses.sampling.prepare_grid`; with equally many directions.
     lowpass
         The resolution of the comparison.
     workers
@@ -123,13 +123,9 @@ class JointSearch:
             parts = rotations.split(at_once)
             return [torch.cat(workers.map(function, [(x, part) for part in parts])) for x in representatives]
 
+        shared = of_all(powers, fine.table.rotations(), _DIRECTIONS_AT_ONCE)
         self._coarse, self._fine = (
-            _Views(
-                grid,
-                of_all(vectors, grid.rotations, _VIEWS_AT_ONCE),
-                of_all(powers, grid.table.rotations(), _DIRECTIONS_AT_ONCE),
-            )
-            for grid in (coarse, fine)
+            _Views(grid, of_all(vectors, grid.rotations, _VIEWS_AT_ONCE), shared) for grid in (coarse, fine)
         )
 
     @torch.no_grad()

@@ -59,6 +59,11 @@ def read_inputs(config: TrainConfig) -> Inputs:
             f"{config.particles} has no orientations (rlnAngleRot, rlnAngleTilt, rlnAnglePsi): estimate "
             "them with --poses esl"
         )
+    if search_plan(config) is not None and config.search_epochs >= config.num_epochs:
+        raise ValueError(
+            f"--num-epochs {config.num_epochs} leaves no epoch after --search-epochs {config.search_epochs}: "
+            "conformations of their own come after the searches"
+        )
     chosen_rows(config.pdb, len(particles))
     choose_device(config.device)
     inputs = Inputs(particles, template, graph)

@@ -38,7 +38,10 @@ class LatentTable:
 
     def replace(self, images: Int[Tensor, " batch"], latents: Float[Tensor, "batch latent"]) -> None:
         """Give some images, each with a latent of its own, another one, and forget how theirs moved."""
-        rows = self.owner[images]
+        self.restart(self.owner[images], latents)
+
+    def restart(self, rows: Int[Tensor, " rows"], latents: Float[Tensor, "rows latent"]) -> None:
+        """Set some rows of the table and forget how they moved."""
         self.values[rows] = latents
         self._adam.forget(rows)
 
@@ -50,7 +53,7 @@ class LatentTable:
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> LatentTable:
         """Restore :meth:`state_dict`."""
-        table = cls(state["values"], state["owner"], float(state["pace"]))
+        table = cls(state["values"].clone(), state["owner"].clone(), float(state["pace"]))
         table._adam.load_state_dict(state)
         return table
 

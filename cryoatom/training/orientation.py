@@ -10,6 +10,7 @@ all images are searched again, and one keeps its pose unless another explains it
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -113,7 +114,7 @@ class Orientation:
         empty = torch.nonzero(counts == 0)[:, 0]
         generator = torch.Generator().manual_seed(self._trainer.seed + epoch)
         near = scattered_latents(len(empty), latents.values.shape[1], CLASS_SPREAD, generator)
-        latents.values[empty] = latents.values[counts.argmax()] + near
+        latents.restart(empty, latents.values[counts.argmax()] + near)
 
     def _part_from_classes(self, epoch: int) -> None:
         """Give each image a latent of its own, that of its class, and search those that have waited."""
@@ -157,7 +158,9 @@ class Orientation:
         generator = np.random.default_rng([self._trainer.seed, 2, epoch])
         some = generator.permutation(len(values))[:_CLUSTERED]
         classes = min(self._plan.classes, len(some))
-        centers, _ = kmeans2(values[some].astype(np.float64), classes, minit="++", rng=generator)
+        with warnings.catch_warnings():  # a cluster may end empty: its centre still is a conformation
+            warnings.filterwarnings("ignore", message="One of the clusters is empty")
+            centers, _ = kmeans2(values[some].astype(np.float64), classes, minit="++", rng=generator)
         return torch.from_numpy(centers).float()
 
     def _adopt(self, rows: np.ndarray, found: Oriented, latents: Tensor) -> None:
@@ -192,6 +195,8 @@ class Orientation:
             If the negatives show the template, or neither does.
         """
         trainer = self._trainer
+        if len(rows) == 1:
+            return
         some = np.linspace(0, len(rows) - 1, min(len(rows), _NEGATIVES)).astype(np.int64)
         negative = self._search(
             0, rows[some], trainer.model.template_positions[None], profiled_nll, sign=-1.0, is_wide=True
@@ -204,7 +209,7 @@ class Orientation:
                 f"the protein is bright in the images: their negatives show the template better, by {-deviations:.0f} "
                 "deviations; give --uninvert-data"
             )
-        if deviations < _LEAST_DEVIATIONS and len(some) > 1:
+        if deviations < _LEAST_DEVIATIONS:
             raise ValueError(
                 f"the images do not show the template: over {len(some)} images its best poses explain them no better "
                 f"({deviations:.1f} deviations) than their negatives, at least {_LEAST_DEVIATIONS:.0f} are needed"

@@ -114,7 +114,8 @@ class PoseSearch:
         def compute(chunk: np.ndarray) -> Oriented:
             parts = (*trainer.data.read(chunk), self._shifts(chunk, is_wide))
             crops, kernels, shifts = (part.to(trainer.device) for part in parts)
-            found = search.best(sign * crops, kernels, shifts, nll, self._keep)
+            crops = sign * crops
+            found = search.best(crops, kernels, shifts, nll, self._keep)
             if is_exact:
                 found = self._score_again(found, grid, representatives, crops, kernels)
             return self._lift(found, grid)
