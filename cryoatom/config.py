@@ -196,7 +196,9 @@ class TrainConfig(Settings):
     classes: PositiveInt = setting(12, "Conformations that a search compares with each image.")
     rotations: int = setting(14761, "Rotations of the search's grid.", ge=100)
     search_resolution: float = setting(8.0, "Resolution of the search, Å.", gt=0)
-    max_shift: float = setting(5.0, "Farthest that a particle may lie from the centre of its image, Å.", ge=0)
+    max_shift: float = setting(
+        5.0, "With --poses esl: particles are sought up to so far from the centre of their images, Å.", ge=0
+    )
     support: PositiveInt = setting(15, "J0 of ESL: rotations that the measure of an image aims at.")
     eta: float = setting(2 / 3, "η of ESL: how fast that measure shrinks on finer grids.", ge=1 / 4, le=2 / 3)
     esl_order: Literal["next", "last"] = setting(

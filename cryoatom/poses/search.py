@@ -65,11 +65,13 @@ class _Views:
     vectors: list[Float[Tensor, "rotations length"]]
     powers: list[Float[Tensor, "directions rings"]]
 
-    def costs(
-        self, index: int, vectors: Float[Tensor, "batch length"], radial: Float[Tensor, "#batch rings"], nll: Nll
-    ) -> Float[Tensor, "batch rotations"]:
-        power = self.grid.table.interpolate(self.powers[index] @ radial.T)
-        return nll(vectors @ self.vectors[index].T, power)
+    def cross(self, index: int, vectors: Float[Tensor, "batch length"]) -> Float[Tensor, "batch rotations"]:
+        """Return ⟨w, v⟩ of one conformation."""
+        return vectors @ self.vectors[index].T
+
+    def power(self, index: int, radial: Float[Tensor, "batch rings"]) -> Float[Tensor, "batch rotations"]:
+        """Return ⟨v, κ * v⟩ of one conformation; one row where all images share κ."""
+        return self.grid.table.interpolate(self.powers[index] @ radial.T)
 
 
 class JointSearch:
@@ -159,7 +161,8 @@ class JointSearch:
         for index in conformation.unique().tolist():
             row, finalist = torch.nonzero(conformation == index, as_tuple=True)
             own_radial = radial if len(radial) == 1 else radial[row]
-            own = self._fine.costs(index, vectors[row, place[row, finalist]], own_radial, nll)
+            cross = self._fine.cross(index, vectors[row, place[row, finalist]])
+            own = nll(cross, self._fine.power(index, own_radial))
             costs[row, finalist], rotations[row, finalist] = own.topk(keep, largest=False)
         each, winner = torch.arange(batch, device=costs.device), costs[..., 0].argmin(dim=1)
         return Found(
@@ -173,7 +176,8 @@ class JointSearch:
         batch, places, _ = vectors.shape
         lowest = vectors.new_empty(batch, len(self._coarse.vectors), places)
         for index in range(lowest.shape[1]):
+            power = self._coarse.power(index, radial)
             for place in range(places):
-                lowest[:, index, place] = self._coarse.costs(index, vectors[:, place], radial, nll).amin(dim=1)
+                lowest[:, index, place] = nll(self._coarse.cross(index, vectors[:, place]), power).amin(dim=1)
         best = lowest.flatten(1).topk(min(_FINALISTS, lowest[0].numel()), largest=False).indices
         return best // places, best % places

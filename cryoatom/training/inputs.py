@@ -146,6 +146,7 @@ def run_identity(config: TrainConfig, inputs: Inputs) -> dict[str, str]:
         "template": _digest(template.positions, template.chain_position, layout.offsets, layout.electrons),
         "graph": _digest(inputs.graph.edges),
         "--decoder, --beads, --zdim, --likelihood": model,
+        "format": "2",
         "--seed, --held-out": f"{config.seed} {config.held_out}",
     }
 

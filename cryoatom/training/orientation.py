@@ -27,11 +27,14 @@ from cryoatom.training.search_plan import SearchPlan
 from cryoatom.training.trainer import Trainer
 
 CLASS_SPREAD = 0.1  # standard deviation of the classes' first latents
+_MOST_VISITS = 20  # of an image in a search epoch
 _CLASS_PACE = 1 / 6  # of the latents' rate: a class moves at each step, an image's latent once an epoch
 _NEGATIVES = 500  # images that are searched with their sign turned
+_FEWEST = 20  # images whose gains tell anything together
 _LEAST_DEVIATIONS = 5.0  # of the mean, by which images must do better than their negatives
 _OWN_VIEWS = 64  # projections of the template that are searched for a symmetry
 _CLUSTERED = 10_000  # images whose latents are clustered into representatives
+_STREAM = 2**20  # random numbers of searches: not those of any epoch's order
 _logger = logging.getLogger(__name__)
 
 
@@ -50,7 +53,7 @@ class Orientation:
 
     def __init__(self, trainer: Trainer, plan: SearchPlan, training: np.ndarray):
         self._trainer, self._plan = trainer, plan
-        generator = np.random.default_rng([trainer.seed, 1])
+        generator = np.random.default_rng([trainer.seed, _STREAM])
         sample = generator.permutation(training)[: plan.images]
         self._sample, self._training = np.sort(sample), training
         self._search = PoseSearch(trainer, plan)
@@ -61,7 +64,9 @@ class Orientation:
 
     def visits(self, epoch: int) -> int:
         """Return how often they do: classes of a small dataset need as many steps as those of a large one."""
-        return max(1, round(self._plan.images / len(self._sample))) if epoch < self._plan.epochs else 1
+        return (
+            min(max(1, round(self._plan.images / len(self._sample))), _MOST_VISITS) if epoch < self._plan.epochs else 1
+        )
 
     def before(self, epoch: int, note: Callable[[str], None] = lambda text: None) -> None:
         """Search what is to be searched before an epoch; `note` hears of it."""
@@ -71,8 +76,10 @@ class Orientation:
         if after < 0:
             self._search_classes(epoch)
         elif after == 0:
+            note(f"epoch {epoch + 1}: searching the poses of all {len(self._trainer.data):,} images")
             self._part_from_classes(epoch)
         elif self._plan.every and after % self._plan.every == 0 and epoch < self._trainer.schedule.decay_start:
+            note(f"epoch {epoch + 1}: searching the poses of all {len(self._trainer.data):,} images again")
             self._search_again(epoch)
 
     def _search_classes(self, epoch: int) -> None:
@@ -155,7 +162,7 @@ class Orientation:
     def _representatives(self, epoch: int) -> Tensor:
         """Return the latents that stand for all images'."""
         values = self._trainer.latents.values[self._training].numpy()
-        generator = np.random.default_rng([self._trainer.seed, 2, epoch])
+        generator = np.random.default_rng([self._trainer.seed, _STREAM + 1, epoch])
         some = generator.permutation(len(values))[:_CLUSTERED]
         classes = min(self._plan.classes, len(some))
         with warnings.catch_warnings():  # a cluster may end empty: its centre still is a conformation
@@ -195,7 +202,7 @@ class Orientation:
             If the negatives show the template, or neither does.
         """
         trainer = self._trainer
-        if len(rows) == 1:
+        if len(rows) < _FEWEST:
             return
         some = np.linspace(0, len(rows) - 1, min(len(rows), _NEGATIVES)).astype(np.int64)
         negative = self._search(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, fields, replace
 
@@ -22,9 +23,13 @@ from cryoatom.training.trainer import Trainer
 _DIRECTIONS = 300  # of the second term at low resolution
 _COARSER = 8  # times fewer rotations, on which conformations and shifts are chosen
 _SHIFT_STEP = 2.5  # Å between shifts to try: gradients find the rest
-_AT_ONCE = 64  # images compared with the grid together
+_VECTORS_AT_ONCE = 832  # images times shifts compared with the grid together
+_MEAN_GAP = 2.06  # radians times n^(1/3): the mean angle from any rotation to the nearest of a grid of n
+_RESOLVED = 2.5  # times the rim's error there is the finest detail that a grid can compare
 _FAR = math.radians(40)
 _RIVAL_NATS = 3.0  # twenty to one is sure
+_STREAM = 2**20 + 2
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,17 @@ class PoseSearch:
         self._trainer, self._plan = trainer, plan
         self._keep = shortlist_size(plan.grid, support=plan.support, eta=plan.eta)
         side, pixel_size = trainer.data.grid.side, trainer.data.grid.coarse_pixel
-        self._lowpass = LowPass(side, pixel_size, plan.resolution, trainer.device)
+        rim = float(trainer.model.template_positions.norm(dim=1).max())
+        finest = _RESOLVED * rim * _MEAN_GAP * plan.grid ** (-1 / 3)
+        if finest > plan.resolution:
+            _logger.info(
+                "the search compares at %.1f Å: the rim of the particle (%.0f Å) moves too far between %d rotations "
+                "for less",
+                finest,
+                rim,
+                plan.grid,
+            )
+        self._lowpass = LowPass(side, pixel_size, max(plan.resolution, finest), trainer.device)
 
     def __call__(
         self,
@@ -120,7 +135,8 @@ class PoseSearch:
                 found = self._score_again(found, grid, representatives, crops, kernels)
             return self._lift(found, grid)
 
-        chunks = [rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE)]
+        at_once = max(1, _VECTORS_AT_ONCE // self._shifts(rows[:1], is_wide).shape[1])
+        chunks = [rows[start : start + at_once] for start in range(0, len(rows), at_once)]
         parts = trainer.workers.map(compute, chunks)
         return Oriented(*(torch.cat([getattr(p, field.name) for p in parts]).cpu() for field in fields(Oriented)))
 
@@ -164,7 +180,7 @@ class PoseSearch:
     ) -> tuple[JointSearch, RotationGrid]:
         """Return a search of representatives, and its fine grid."""
         trainer, plan = self._trainer, self._plan
-        turn = torch.from_numpy(random_rotations(1, np.random.default_rng([trainer.seed, 3, epoch]))[0])
+        turn = torch.from_numpy(random_rotations(1, np.random.default_rng([trainer.seed, _STREAM, epoch]))[0])
         coarse, fine = (
             prepare_grid(rotation_grid(count) @ turn, _DIRECTIONS).to(trainer.device)
             for count in (plan.grid // _COARSER, plan.grid)
@@ -176,11 +192,12 @@ class PoseSearch:
     def _shifts(self, rows: np.ndarray, is_wide: bool) -> Float[Tensor, "batch places 2"]:
         """Return the shifts to try: all within reach, or those next to an image's own."""
         reach = self._plan.max_shift
+        step = min(_SHIFT_STEP, reach)
         if reach == 0:
             return torch.zeros(len(rows), 1, 2)
         if is_wide:
-            return shift_places(reach, _SHIFT_STEP).expand(len(rows), -1, -1)
-        own = self._trainer.poses.shifts[rows][:, None] + shift_places(1.5 * _SHIFT_STEP, _SHIFT_STEP)
+            return shift_places(reach, step).expand(len(rows), -1, -1)
+        own = self._trainer.poses.shifts[rows][:, None] + shift_places(1.5 * step, step)
         return own * (reach / own.norm(dim=-1, keepdim=True).clamp_min(reach))
 
     def _lift(self, found: Found, grid: RotationGrid) -> Oriented:

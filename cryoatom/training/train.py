@@ -159,7 +159,9 @@ def train(config: TrainConfig, *, command: list[str] | None = None, stage: Stage
         trainer = build_trainer(config, inputs, data, workers)
         orientation = fit(config, trainer, folder, identity, checkpoint, stage)
         if orientation is not None:
-            report_poses(orientation, trainer.poses, folder, config.num_epochs)
+            with stage(len(data), "Searching poses a last time") as advance:
+                report_poses(orientation, trainer.poses, folder, config.num_epochs)
+                advance(len(data), "")
         with stage(len(data), "Writing conformations") as advance:
             write_outputs(config, folder, inputs.particles, inputs.template, trainer, lambda done: advance(done, ""))
     _logger.info("finished")

@@ -133,7 +133,7 @@ class Trainer:
 
         `advance` is called with the number of rows visited so far.
         """
-        order = np.random.default_rng([self.seed, epoch, *[visit] * (visit > 0)]).permutation(rows)
+        order = np.random.default_rng([self.seed, epoch, visit]).permutation(rows)
         sums: dict[str, float] = {}
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
