@@ -19,8 +19,15 @@ from cryoatom.geometry import random_rotations
 from cryoatom.records import Poses
 from cryoatom.rotations import rotation_angle
 from cryoatom.run_folder import RunFolder
-from cryoatom.structure.template import Template, center_template, template_from_atoms
+from cryoatom.structure.template import (
+    Template,
+    center_template,
+    read_template,
+    template_from_atoms,
+    write_template,
+)
 from cryoatom.training.fit import split_rows, start_scale
+from cryoatom.training.inputs import read_inputs
 from cryoatom.training.orientation import Orientation
 from cryoatom.training.pose_search import PoseSearch
 from cryoatom.training.search_plan import search_plan
@@ -290,3 +297,21 @@ def test_a_template_that_looks_the_same_from_several_sides_is_warned_of(folder, 
         x[:] = torch.stack([0 * x[:, 0], 0 * x[:, 0] + x[:, 1] / 1e3, torch.linspace(-20, 20, len(x))], dim=1)  # a rod
         orientation._check_symmetry()
     assert ["same from several sides" in record.message for record in caplog.records] == [True]
+
+
+def test_a_template_off_its_centre_is_refused(folder, tmp_path):
+    config = esl(folder)
+    template, _ = read_template(config.template)
+    moved = replace(
+        template,
+        positions=template.positions + 4.0,
+        atoms=replace(template.atoms, positions=template.atoms.positions + 4.0),
+    )
+    write_template(tmp_path / "moved.cif", moved)
+    with pytest.raises(ValueError, match=r"lies 6\.9 Å from the origin: with --poses esl"):
+        read_inputs(config.model_copy(update={"template": tmp_path / "moved.cif"}))
+
+
+def test_without_an_epoch_after_the_searches_nothing_starts(folder):
+    with pytest.raises(ValueError, match="--num-epochs 2 leaves no epoch after --search-epochs 2"):
+        read_inputs(esl(folder).model_copy(update={"num_epochs": 2, "search_epochs": 2}))

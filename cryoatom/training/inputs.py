@@ -24,6 +24,7 @@ from cryoatom.training.search_plan import search_plan
 from cryoatom.training.stage import Stage
 from cryoatom.workers import Workers
 
+_OFF_CENTER = 3.0  # Å
 _logger = logging.getLogger(__name__)
 
 
@@ -67,8 +68,20 @@ def read_inputs(config: TrainConfig) -> Inputs:
     chosen_rows(config.pdb, len(particles))
     choose_device(config.device)
     inputs = Inputs(particles, template, graph)
+    if config.poses == "esl":
+        _check_centered(template, str(config.template))
     _check_reach(inputs, str(config.template))
     return inputs
+
+
+def _check_centered(template: Template, source: str) -> None:
+    """Raise ValueError where turning the template about the origin would carry it far off."""
+    away = np.linalg.norm(template.positions.mean(axis=0))
+    if away > _OFF_CENTER:
+        raise ValueError(
+            f"the centre of the template {source} lies {away:.1f} Å from the origin: with --poses esl it must be "
+            "there, since the template is turned about it; centre it with `cryoatom template`"
+        )
 
 
 def _check_reach(inputs: Inputs, source: str) -> None:
