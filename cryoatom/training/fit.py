@@ -44,7 +44,7 @@ def fit(
         What has searched the poses, where they were not known.
     """
     training, held_out = split_rows(len(trainer.data), config.held_out, config.seed)
-    plan, measures = search_plan(config), expected_plan(config)
+    plan = search_plan(config)
     orientation = None if plan is None else Orientation(trainer, plan, training)
     history: History = [] if checkpoint is None else load_checkpoint(checkpoint, trainer)
     first, full = len(history), trainer.schedule
@@ -58,10 +58,8 @@ def fit(
             row = {"epoch": epoch + 1.0}
             if orientation is not None:
                 orientation.before(epoch, lambda note, seen=seen: advance(seen, note))
-            if epoch == 0 and measures is not None:
-                Orientation(trainer, measures, training).pose_by_template()
             if epoch == 0:
-                start_scale(trainer, training if orientation is None else orientation.rows(epoch))
+                start(config, trainer, orientation, training)
             row |= run_epoch(trainer, orientation, epoch, training, lambda count, seen=seen: advance(seen + count, ""))
             if plan is None or epoch >= plan.epochs:
                 row |= {f"held_out_{name}": value for name, value in follow_held_out(trainer, held_out, epoch).items()}
@@ -76,6 +74,14 @@ def fit(
     refine_latents(trainer, config.z_passes, stage)
     save_checkpoint(folder.weights(), trainer, history, identity)
     return orientation
+
+
+def start(config: TrainConfig, trainer: Trainer, orientation: Orientation | None, training: np.ndarray) -> None:
+    """Set the scale, from poses found with the template where there are no others yet."""
+    measures = expected_plan(config)
+    if measures is not None:
+        Orientation(trainer, measures, training).pose_by_template()
+    start_scale(trainer, training if orientation is None else orientation.rows(0))
 
 
 def run_epoch(
