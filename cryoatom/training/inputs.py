@@ -17,14 +17,14 @@ from cryoatom.particles.table import read_particles
 from cryoatom.records import Particles
 from cryoatom.run_folder import RunFolder
 from cryoatom.structure.graph import ProteinGraph, build_graph, read_graph
-from cryoatom.structure.template import Template, read_template
+from cryoatom.structure.template import Template, center_template, read_template
 from cryoatom.training.expected import expected_plan
 from cryoatom.training.outputs import chosen_rows
 from cryoatom.training.search_plan import search_plan
 from cryoatom.training.stage import Stage
 from cryoatom.workers import Workers
 
-_OFF_CENTER = 3.0  # Å
+_OFF_CENTER = 3.0  # Å from the origin, about which a template is turned to find poses
 _logger = logging.getLogger(__name__)
 
 
@@ -67,21 +67,20 @@ def read_inputs(config: TrainConfig) -> Inputs:
         )
     chosen_rows(config.pdb, len(particles))
     choose_device(config.device)
-    inputs = Inputs(particles, template, graph)
     if config.poses == "esl":
-        _check_centered(template, str(config.template))
+        template = _centered(template, str(config.template))
+    inputs = Inputs(particles, template, graph)
     _check_reach(inputs, str(config.template))
     return inputs
 
 
-def _check_centered(template: Template, source: str) -> None:
-    """Raise ValueError where turning the template about the origin would carry it far off."""
+def _centered(template: Template, source: str) -> Template:
+    """Move a template to the origin if it lies off it: with unknown poses its frame is free."""
     away = np.linalg.norm(template.positions.mean(axis=0))
-    if away > _OFF_CENTER:
-        raise ValueError(
-            f"the centre of the template {source} lies {away:.1f} Å from the origin: with --poses esl it must be "
-            "there, since the template is turned about it; centre it with `cryoatom template`"
-        )
+    if away <= _OFF_CENTER:
+        return template
+    _logger.info("%s: moved by %.1f Å to the origin, about which it is turned to find poses", source, away)
+    return center_template(template)
 
 
 def _check_reach(inputs: Inputs, source: str) -> None:
