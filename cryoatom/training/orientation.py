@@ -64,22 +64,21 @@ class Orientation:
 
     def visits(self, epoch: int) -> int:
         """Return how often they do: classes of a small dataset need as many steps as those of a large one."""
-        return (
-            min(max(1, round(self._plan.images / len(self._sample))), _MOST_VISITS) if epoch < self._plan.epochs else 1
-        )
+        if epoch >= self._plan.epochs:
+            return 1
+        return min(max(1, round(self._plan.images / len(self._sample))), _MOST_VISITS)
 
     def before(self, epoch: int, note: Callable[[str], None] = lambda text: None) -> None:
         """Search what is to be searched before an epoch; `note` hears of it."""
-        after = epoch - self._plan.epochs
+        after, everything = epoch - self._plan.epochs, f"all {len(self._trainer.data):,} images"
         if after < 0:
             note(f"epoch {epoch + 1}: searching the poses of {len(self._sample):,} images")
-        if after < 0:
             self._search_classes(epoch)
         elif after == 0:
-            note(f"epoch {epoch + 1}: searching the poses of all {len(self._trainer.data):,} images")
+            note(f"epoch {epoch + 1}: searching the poses of {everything}")
             self._part_from_classes(epoch)
         elif self._plan.every and after % self._plan.every == 0 and epoch < self._trainer.schedule.decay_start:
-            note(f"epoch {epoch + 1}: searching the poses of all {len(self._trainer.data):,} images again")
+            note(f"epoch {epoch + 1}: searching the poses of {everything} again")
             self._search_again(epoch)
 
     def _search_classes(self, epoch: int) -> None:
