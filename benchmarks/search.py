@@ -114,7 +114,7 @@ def compare_times(arguments, inputs, scorer, beads, x, turns, crops, kernels, si
     print(f"an image, {ROTATIONS} rotations, one thread, median of {arguments.repeats}:")
     for name, values in seconds.items():
         ratio = values / seconds["sampled"]
-        print(f"  {name:<18} {np.median(values):9.4f} s   {np.median(ratio):7.1f} times the sampled"
+        print(f"  {name:<18} {1000 * np.median(values):10.2f} ms   {np.median(ratio):9.3f} times the sampled"
               f" ({ratio.min():.1f} to {ratio.max():.1f})", flush=True)  # fmt: skip
 
 
