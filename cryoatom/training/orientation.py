@@ -212,8 +212,8 @@ class Orientation:
         _logger.info("the images explain the template better than their negatives, by %.0f deviations", deviations)
         if deviations < -_LEAST_DEVIATIONS:
             raise ValueError(
-                f"the protein is bright in the images: their negatives show the template better, by {-deviations:.0f} "
-                "deviations; give --uninvert-data"
+                f"the contrast is inverted: the negatives of the images show the template better, by {-deviations:.0f} "
+                "deviations; give --uninvert-data, or leave it out if it was given"
             )
         if deviations < _LEAST_DEVIATIONS:
             raise ValueError(
