@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cryoatom.imaging.project import render
 from cryoatom.imaging.residues import residue_electrons, residue_types, residue_widths
 from cryoatom.sparse import SparseMatrix
 from cryoatom.structure.template import Template
@@ -263,6 +264,21 @@ class BeadModel(nn.Module):
     ) -> Float[Tensor, "batch beads 2"]:
         """Return bead centres (R b)_xy in Å, without shifts."""
         return self._assemble(torch.bmm(rotations, conformations.mT).permute(2, 1, 0).contiguous(), 2)
+
+    def render(
+        self,
+        conformations: Float[Tensor, "batch residues 3"],
+        rotations: Float[Tensor, "batch 3 3"],
+        side: int,
+        pixel_size: float,
+        *,
+        shifts: Float[Tensor, "batch 2"] | None = None,
+    ) -> Float[Tensor, "batch side side"]:
+        """Return v, the projection of posed conformations (paper eq. 1) in image units; shifts in Å."""
+        centers = self.project(conformations, rotations)
+        if shifts is not None:
+            centers = centers + shifts[:, None]
+        return render(centers, self.amplitudes(), self.variances(), side, pixel_size)
 
     def place(self, conformations: Float[Tensor, "batch residues 3"]) -> Float[Tensor, "batch beads 3"]:
         """Return bead centres b in Å, before any rotation: (R b)_xy are those of :meth:`project`."""

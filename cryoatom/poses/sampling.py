@@ -18,7 +18,6 @@ from torch import Tensor
 from cryoatom.fourier import pixel_coordinates
 from cryoatom.imaging.beads import BeadModel
 from cryoatom.imaging.likelihood import cross_and_power, gaussian_nll
-from cryoatom.imaging.project import render
 from cryoatom.poses.quadratic import DirectionTable, choose_directions, radial_mean, radial_power
 from cryoatom.workers import Workers
 
@@ -126,9 +125,8 @@ class GridScorer:
         """Return the power on rings of one conformation, seen from each direction."""
         powers = []
         for rotations in self.grid.table.rotations().split(_AT_ONCE):
-            centers = self._beads.project(conformation.expand(len(rotations), -1, -1), rotations)
-            beads = (centers, self._beads.amplitudes(), self._beads.variances())
-            powers.append(radial_power(render(*beads, self._side, self._pixel_size)))
+            views = conformation.expand(len(rotations), -1, -1)
+            powers.append(radial_power(self._beads.render(views, rotations, self._side, self._pixel_size)))
         return torch.cat(powers)
 
     @torch.no_grad()
@@ -217,11 +215,10 @@ def exact_costs(
     batch, candidates = rotations.shape[:2]
     kernels = kernels.expand(batch, -1, -1)
     moved = crops.new_zeros(batch, 2) if shifts is None else shifts.expand(batch, -1)
-    amplitudes, variances = beads.amplitudes(), beads.variances()
     costs = []
     for part in torch.arange(batch * candidates, device=crops.device).split(_AT_ONCE):
         image = part // candidates
-        centers = beads.project(conformations[image], rotations.flatten(0, 1)[part]) + moved[image, None]
-        projection = render(centers, amplitudes, variances, crops.shape[-1], pixel_size)
+        turned = rotations.flatten(0, 1)[part]
+        projection = beads.render(conformations[image], turned, crops.shape[-1], pixel_size, shifts=moved[image])
         costs.append(nll(*cross_and_power(projection, crops[image], kernels[image])))
     return torch.cat(costs).view(batch, candidates)

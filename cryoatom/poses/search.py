@@ -15,7 +15,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryoatom.imaging.beads import BeadModel
-from cryoatom.imaging.project import render
 from cryoatom.poses.lowpass import LowPass
 from cryoatom.poses.quadratic import radial_mean
 from cryoatom.poses.sampling import Nll, RotationGrid
@@ -105,7 +104,7 @@ class JointSearch:
         *,
         workers: Workers,
     ):
-        self.coarse, self.fine, self._lowpass = coarse, fine, lowpass
+        self.fine, self._lowpass = fine, lowpass
 
         @torch.no_grad()  # threads have a mode of their own
         def vectors(part: tuple[Tensor, Tensor]) -> Tensor:
@@ -115,9 +114,8 @@ class JointSearch:
         @torch.no_grad()
         def powers(part: tuple[Tensor, Tensor]) -> Tensor:
             conformation, rotations = part
-            centers = beads.project(conformation.expand(len(rotations), -1, -1), rotations)
-            image = render(centers, beads.amplitudes(), beads.variances(), lowpass.side, lowpass.pixel_size)
-            return lowpass.power(image)
+            views = conformation.expand(len(rotations), -1, -1)
+            return lowpass.power(beads.render(views, rotations, lowpass.side, lowpass.pixel_size))
 
         def of_all(
             function: Callable[[tuple[Tensor, Tensor]], Tensor], rotations: Tensor, at_once: int

@@ -6,7 +6,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cryoatom.imaging.beads import BeadModel
-from cryoatom.imaging.project import render
 
 
 class ConformationModel(nn.Module):
@@ -43,5 +42,4 @@ class ConformationModel(nn.Module):
         pixel_size: float,
     ) -> Float[Tensor, "batch side side"]:
         """Return v, the projection of posed conformations (paper eq. 1) in image units."""
-        centers = self.beads.project(conformations, rotations) + shifts[:, None]
-        return render(centers, self.beads.amplitudes(), self.beads.variances(), side, pixel_size)
+        return self.beads.render(conformations, rotations, side, pixel_size, shifts=shifts)

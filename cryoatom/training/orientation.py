@@ -23,7 +23,7 @@ from cryoatom.geometry import random_rotations
 from cryoatom.imaging.likelihood import profiled_nll
 from cryoatom.training.latents import LatentTable, own_latents, scattered_latents
 from cryoatom.training.pose_search import Oriented, PoseSearch
-from cryoatom.training.search_plan import SearchPlan
+from cryoatom.training.search_plan import RANDOM_STREAM, SearchPlan
 from cryoatom.training.trainer import Trainer
 
 CLASS_SPREAD = 0.1  # standard deviation of the classes' first latents
@@ -34,7 +34,6 @@ _FEWEST = 20  # images whose gains tell anything together
 _LEAST_DEVIATIONS = 5.0  # of the mean, by which images must do better than their negatives
 _OWN_VIEWS = 64  # projections of the template that are searched for a symmetry
 _CLUSTERED = 10_000  # images whose latents are clustered into representatives
-_STREAM = 2**20  # random numbers of searches: not those of any epoch's order
 _logger = logging.getLogger(__name__)
 
 
@@ -53,7 +52,7 @@ class Orientation:
 
     def __init__(self, trainer: Trainer, plan: SearchPlan, training: np.ndarray):
         self._trainer, self._plan = trainer, plan
-        generator = np.random.default_rng([trainer.seed, _STREAM])
+        generator = np.random.default_rng([trainer.seed, RANDOM_STREAM])
         sample = generator.permutation(training)[: plan.images]
         self._sample, self._training = np.sort(sample), training
         self._search = PoseSearch(trainer, plan)
@@ -161,7 +160,7 @@ class Orientation:
     def _representatives(self, epoch: int) -> Tensor:
         """Return the latents that stand for all images'."""
         values = self._trainer.latents.values[self._training].numpy()
-        generator = np.random.default_rng([self._trainer.seed, _STREAM + 1, epoch])
+        generator = np.random.default_rng([self._trainer.seed, RANDOM_STREAM + 1, epoch])
         some = generator.permutation(len(values))[:_CLUSTERED]
         classes = min(self._plan.classes, len(some))
         with warnings.catch_warnings():  # a cluster may end empty: its centre still is a conformation

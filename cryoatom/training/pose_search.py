@@ -17,7 +17,7 @@ from cryoatom.poses.lowpass import LowPass
 from cryoatom.poses.sampling import Nll, RotationGrid, exact_costs, prepare_grid
 from cryoatom.poses.search import Found, JointSearch, shift_places
 from cryoatom.rotations import rotation_angle, rotation_grid
-from cryoatom.training.search_plan import SearchPlan
+from cryoatom.training.search_plan import RANDOM_STREAM, SearchPlan
 from cryoatom.training.trainer import Trainer
 
 _DIRECTIONS = 300  # of the second term at low resolution
@@ -28,7 +28,6 @@ _MEAN_GAP = 2.06  # radians times n^(1/3): the mean angle from any rotation to t
 _RESOLVED = 2.5  # times the rim's error there is the finest detail that a grid can compare
 _FAR = math.radians(40)
 _RIVAL_NATS = 3.0  # twenty to one is sure
-_STREAM = 2**20 + 2
 _logger = logging.getLogger(__name__)
 
 
@@ -123,7 +122,7 @@ class PoseSearch:
             Whether to try all shifts within reach, and not only those next to an image's own.
         """
         trainer = self._trainer
-        search, grid = self._prepare(epoch, representatives)
+        search = self._prepare(epoch, representatives)
         nll = nll or trainer.objective.nll
 
         def compute(chunk: np.ndarray) -> Oriented:
@@ -132,8 +131,8 @@ class PoseSearch:
             crops = sign * crops
             found = search.best(crops, kernels, shifts, nll, self._keep)
             if is_exact:
-                found = self._score_again(found, grid, representatives, crops, kernels)
-            return self._lift(found, grid)
+                found = self._score_again(found, search.fine, representatives, crops, kernels)
+            return self._lift(found, search.fine)
 
         at_once = max(1, _VECTORS_AT_ONCE // self._shifts(rows[:1], is_wide).shape[1])
         chunks = [rows[start : start + at_once] for start in range(0, len(rows), at_once)]
@@ -149,9 +148,9 @@ class PoseSearch:
         nll: Nll,
     ) -> Oriented:
         """Search centred images that are not of the dataset."""
-        search, grid = self._prepare(epoch, representatives)
+        search = self._prepare(epoch, representatives)
         still = crops.new_zeros(len(crops), 1, 2)
-        return self._lift(search.best(crops, kernels, still, nll, self._keep), grid)
+        return self._lift(search.best(crops, kernels, still, nll, self._keep), search.fine)
 
     def _score_again(
         self,
@@ -175,19 +174,16 @@ class PoseSearch:
         costs, order = costs.sort(dim=1)
         return replace(found, rotations=found.rotations.gather(1, order), costs=costs)
 
-    def _prepare(
-        self, epoch: int, representatives: Float[Tensor, "representatives residues 3"]
-    ) -> tuple[JointSearch, RotationGrid]:
-        """Return a search of representatives, and its fine grid."""
+    def _prepare(self, epoch: int, representatives: Float[Tensor, "representatives residues 3"]) -> JointSearch:
+        """Return a search of representatives."""
         trainer, plan = self._trainer, self._plan
-        turn = torch.from_numpy(random_rotations(1, np.random.default_rng([trainer.seed, _STREAM, epoch]))[0])
+        turn = torch.from_numpy(random_rotations(1, np.random.default_rng([trainer.seed, RANDOM_STREAM + 2, epoch]))[0])
         coarse, fine = (
             prepare_grid(rotation_grid(count) @ turn, _DIRECTIONS).to(trainer.device)
             for count in (plan.grid // _COARSER, plan.grid)
         )
         beads, lowpass = trainer.model.beads, self._lowpass
-        search = JointSearch(beads, representatives, coarse, fine, lowpass, workers=trainer.workers)
-        return search, fine
+        return JointSearch(beads, representatives, coarse, fine, lowpass, workers=trainer.workers)
 
     def _shifts(self, rows: np.ndarray, is_wide: bool) -> Float[Tensor, "batch places 2"]:
         """Return the shifts to try: all within reach, or those next to an image's own."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from cryoatom.config import TrainConfig
 from cryoatom.poses.esl import Order
 
+RANDOM_STREAM = 2**20  # random numbers of searches, from here on: not those of any epoch's order
+
 
 @dataclass(frozen=True)
 class SearchPlan:

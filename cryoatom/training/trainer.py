@@ -194,13 +194,10 @@ class Trainer:
         latents = self.latents.read(torch.from_numpy(rows)).to(self.device).requires_grad_()
         tangents = torch.zeros(len(rows), 5, device=self.device, requires_grad=self.schedule.pose_lr > 0)
         terms = self.objective(self.model, latents, self.batch(rows, tangents if tangents.requires_grad else None))
-        wanted = [latents, *([tangents] if tangents.requires_grad else []), *parameters]
+        moved = [latents, tangents, *parameters]
+        wanted = [each for each in moved if each.requires_grad]
         found = dict(zip(wanted, torch.autograd.grad(terms["loss"].sum(), wanted, allow_unused=True), strict=True))
-        gradients = [found.get(w) for w in (latents, tangents, *parameters)]
-        filled = [
-            torch.zeros_like(w) if g is None else g
-            for w, g in zip((latents, tangents, *parameters), gradients, strict=True)
-        ]
+        filled = [torch.zeros_like(each) if found.get(each) is None else found[each] for each in moved]
         return {name: value.detach().cpu() for name, value in terms.items()}, [g.cpu() for g in filled[:2]] + filled[2:]
 
     def batch(self, rows: np.ndarray, tangents: Float[Tensor, "batch 5"] | None = None) -> Batch:
