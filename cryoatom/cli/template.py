@@ -32,6 +32,7 @@ def template(
     STRUCTURE is mmCIF (AlphaFold 3) or PDB, .gz too. What is dropped is listed.
 
     \b
+    Examples:
         cryoatom template af3.cif -o template.cif
         cryoatom template complex.pdb -o template.cif --chain A --chain B
         cryoatom template af3.cif -o template.cif --residues 1-214 --onto consensus.pdb
@@ -76,5 +77,4 @@ def summary(title: str, result: Template, report: TemplateReport, frame: str, ha
 
 
 def _names(names: Counter[str]) -> str:
-    shown = (f"{name} ({count})" for name, count in names.most_common(MAX_NAMES))
-    return ", ".join([*shown, *["..."] * (len(names) > MAX_NAMES)])
+    return ", ".join(f"{name} ({n})" for name, n in names.most_common(MAX_NAMES)) + ", ..." * (len(names) > MAX_NAMES)
