@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from cryoatom import __version__
 
+_NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError)
+_SHOWN = 300  # characters of a wrong value in an error message
+
 RECORDED = ("cmd", "version", "time")  # what a run's file says about the run: ignored when read
 
 
@@ -90,9 +93,9 @@ def load_config(path: Path, model: type[Settings]) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no configuration file {path}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
+        content = _PlainLoader(path.read_text(encoding="utf-8")).get_single_data()
+    except _NOT_YAML as error:
+        raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())[:_SHOWN]}") from None
     if not isinstance(content, dict | None):
         raise ValueError(f"{path} must hold lines like 'batch_size: 256', found a {type(content).__name__}")
     settings = {str(name): value for name, value in (content or {}).items() if name not in RECORDED}
@@ -100,8 +103,22 @@ def load_config(path: Path, model: type[Settings]) -> dict[str, Any]:
         if name not in model.model_fields:
             near = difflib.get_close_matches(name.replace("-", "_"), list(model.model_fields), n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(model.model_fields)}"
-            raise ValueError(f"unknown setting {name!r} in {path}; {hint}")
+            raise ValueError(f"unknown setting {_shortened(name)} in {path}; {hint}")
     return settings
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads plain values: nothing is run, and a few lines of aliases cannot unfold to gigabytes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("settings have no aliases (*name)")
+        return super().compose_node(parent, index)
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
 def _plain(value: Any) -> Any:
@@ -121,7 +138,7 @@ def _explain(error: ValidationError, config: Path | None) -> str:
     for issue in error.errors():
         if issue["type"] != "missing":
             name, reason = str(issue["loc"][0]), issue["msg"].removeprefix("Value error, ")
-            reasons.setdefault(name, f"{name}: {reason[0].lower()}{reason[1:]}, found {issue['input']!r}")
+            reasons.setdefault(name, f"{name}: {reason[0].lower()}{reason[1:]}, found {_shortened(issue['input'])}")
     if missing:
         return f"not given, on the command line or by --config: {', '.join(missing)}"
     return "; ".join(reasons.values()) + (f" (in {config})" if config else "")
@@ -157,19 +174,33 @@ class TrainConfig(Settings):
         }
     }
 
-    particles: Path = setting(..., "Particle file: RELION .star.", argument=True)
+    particles: Path = setting(
+        ..., "Particle file: RELION .star, cryoSPARC .cs, or a stack or .txt list of stacks.", argument=True
+    )
     template: Path = setting(
         ..., "Structure to start from: mmCIF or PDB, in the frame of the poses where these are known."
     )
     outdir: Path = setting(..., "Folder to write the run to.", flags=("-o", "--outdir"))
     preset: Literal["default", "paper"] = setting("default", "Whose hyperparameters to start from.")
     graph: Path | None = setting(None, "Protein graph of `cryoatom graph`; made from the template where absent.")
-    poses: Literal["known", "esl"] = setting(
-        "known", "Where poses come from: known = the particle file; esl = estimated, none of the file's is used."
+    poses: Literal["known", "esl"] | Path = setting(
+        "known",
+        "Where poses come from: known = the particle file; esl = estimated, none of the file's is used; or a file of "
+        "them, .star, .cs or cryoDRGN's .pkl.",
+        union_mode="left_to_right",
+    )
+    ctf: Path | None = setting(
+        None, "CTF parameters from this file, .star, .cs or cryoDRGN's .pkl [default: the particle file]."
+    )
+    amp_contrast: float | None = setting(
+        None, "Amplitude contrast, where no file has it (or another one than the file's).", ge=0, le=1
     )
     datadir: Path | None = setting(None, "Folder that image names in the particle file are relative to.")
-    ind: Path | None = setting(None, "Use only these particles: .npy or .txt of zero-based rows.")
+    ind: Path | None = setting(None, "Use only these particles: .npy, .txt or .pkl of zero-based rows.")
     uninvert_data: bool = setting(False, "The protein is bright in the images (else dark, as in raw data).")
+    noise: Literal["radial", "white"] = setting(
+        "radial", "The noise's power: radial = measured around the particles, for each optics group; white = flat."
+    )
     background_radius: float | None = setting(
         None, "The background, for normalisation, lies farther out than this, Å [default: 0.4 of the box].", gt=0
     )
@@ -230,6 +261,10 @@ class TrainConfig(Settings):
     likelihood: Literal["gaussian", "profiled"] = setting(
         "gaussian", "One scale for all images, or each image's own (correlation loss)."
     )
+    scale: Literal["dataset", "group"] = setting(
+        "dataset", "With --likelihood gaussian: one scale for all images, or one for each optics group."
+    )
+    robust: bool = setting(True, "Let images that do not fit, junk or wrongly posed ones, weigh less.")
     r0: float = setting(16.0, "Weight of R0, nats/Å²: the conformation stays centred.", ge=0)
     r1: float = setting(330.0, "Weight of R1, nats/Å²: bonded C-alphas keep their distance.", ge=0)
     r2: float = setting(2.0, "Weight of R2, nats: log-distances along the chain.", ge=0)
@@ -246,6 +281,7 @@ class TrainConfig(Settings):
     chunk: PositiveInt = setting(32, "Images that a CPU thread works on at once.")
     device: str = setting("auto", "auto, cpu, or cuda[:N].")
 
+    force: bool = setting(False, "Go on although the checks of poses, hand and contrast say that they are wrong.")
     load: Literal["latest"] | Path | None = setting(
         None, "Go on from a checkpoint: a file, or 'latest' in --outdir.", union_mode="left_to_right"
     )

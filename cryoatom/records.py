@@ -89,6 +89,10 @@ class Particles:
         Zero-based optics group of each particle.
     poses : Poses or None
         None where the file has no orientations.
+    optics_group_names : tuple of str, optional
+        Names of the optics groups, by their number.
+    uids : (n,) uint64, optional
+        cryoSPARC's numbers of the particles.
     """
 
     source: Path
@@ -101,6 +105,8 @@ class Particles:
     optics: Optics
     optics_group: np.ndarray
     poses: Poses | None
+    optics_group_names: tuple[str, ...] | None = None
+    uids: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.image_names)
@@ -114,6 +120,7 @@ class Particles:
             optics=self.optics[index],
             optics_group=self.optics_group[index],
             poses=None if self.poses is None else self.poses[index],
+            uids=None if self.uids is None else self.uids[index],
         )
 
 

@@ -8,7 +8,14 @@ import torch
 from scipy.spatial import ConvexHull, KDTree
 from scipy.spatial.transform import Rotation
 
-from cryoatom.geometry import euler_from_rotations, random_rotations, rotations_from_euler
+from cryoatom.geometry import (
+    euler_from_rotations,
+    random_rotations,
+    rotations_from_euler,
+    rotations_from_vectors,
+    rounded_rotations,
+    vectors_from_rotations,
+)
 from cryoatom.rotations import (
     exp_rotation,
     log_rotation,
@@ -35,6 +42,35 @@ def random_matrices(count: int, seed: int = 0) -> torch.Tensor:
 def test_euler_angles_of_random_rotations_come_back():
     rotations = random_rotations(50, np.random.default_rng(0))
     np.testing.assert_allclose(rotations_from_euler(*euler_from_rotations(rotations).T), rotations, atol=1e-12)
+
+
+def test_rotation_vectors_are_those_of_cryosparc():
+    """A quarter turn about z, as pyem and cryoDRGN write it out: the transpose of the turn that the vector is."""
+    (rotation,) = rotations_from_vectors(np.array([[0, 0, np.pi / 2]]))
+    np.testing.assert_allclose(rotation, [[0, 1, 0], [-1, 0, 0], [0, 0, 1]], atol=1e-15)
+    rotations = random_rotations(50, np.random.default_rng(0))
+    np.testing.assert_allclose(rotations_from_vectors(vectors_from_rotations(rotations)), rotations, atol=1e-12)
+
+
+def test_rounded_rotations_are_near_are_rotations_and_stay():
+    generator = np.random.default_rng(0)
+    exact = random_rotations(2000, generator)
+    rounded = rounded_rotations(exact)
+    angle = rotation_angle(torch.from_numpy(exact), torch.from_numpy(rounded)).max()
+    assert math.degrees(float(angle)) < 3e-6
+    np.testing.assert_allclose(rounded @ rounded.mT, np.broadcast_to(np.eye(3), rounded.shape), atol=1e-15)
+    np.testing.assert_array_equal(rounded_rotations(rounded), rounded)
+    noise = generator.uniform(-1e-9, 1e-9, exact.shape)  # ten times what written angles have
+    np.testing.assert_array_equal(rounded_rotations(rounded + noise), rounded)
+
+
+@pytest.mark.parametrize("vector", [(0, 0, 0), (0, 0, 90), (180, 0, 0), (0, 180, 0), (120, 0, 0), (90, 90, 0)])
+def test_rounding_does_not_depend_on_the_last_bit(vector):
+    """Where components of a quaternion are equal, or 0, which is the largest is chance."""
+    matrix = Rotation.from_rotvec(vector, degrees=True).as_matrix()
+    expected = rounded_rotations(matrix[None])
+    noise = np.random.default_rng(0).uniform(-3e-16, 3e-16, (50, 3, 3))
+    np.testing.assert_array_equal(rounded_rotations(matrix + noise), np.broadcast_to(expected, (50, 3, 3)))
 
 
 @pytest.mark.parametrize("dtype", PRECISION)

@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -6,10 +7,12 @@ import pytest
 from cryoatom.files.rows import check_rows, read_rows
 
 
-def test_both_formats_keep_the_order(tmp_path):
+def test_all_formats_keep_the_order(tmp_path):
     np.save(tmp_path / "a.npy", np.array([7, 0, 3], dtype=np.uint16))
     (tmp_path / "a.txt").write_text("7\n0 3\n")
-    for name in ("a.npy", "a.txt"):
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(np.array([7, 0, 3])))
+    (tmp_path / "b.pkl").write_bytes(pickle.dumps([7, 0, 3]))
+    for name in ("a.npy", "a.txt", "a.pkl", "b.pkl"):
         rows = read_rows(tmp_path / name)
         assert rows.dtype == np.int64 and rows.tolist() == [7, 0, 3]
 
@@ -21,12 +24,23 @@ def test_arrays_that_are_not_rows(tmp_path, array):
         read_rows(tmp_path / "a.npy")
 
 
+def test_masks_are_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([True, False, True]))
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(np.array([True, False, True])))
+    for name in ("a.npy", "a.pkl"):
+        with pytest.raises(ValueError, match=rf"{name}: .* a mask of 3 booleans: numpy\.flatnonzero makes them"):
+            read_rows(tmp_path / name)
+
+
 def test_files_that_are_not_rows(tmp_path):
     (tmp_path / "a.txt").write_text("1 2.5")
     with pytest.raises(ValueError, match=r"a\.txt.*2\.5"):
         read_rows(tmp_path / "a.txt")
-    (tmp_path / "a.pkl").write_text("")
-    with pytest.raises(ValueError, match=r"expected a \.npy or \.txt file, found '\.pkl'"):
+    (tmp_path / "a.csv").write_text("")
+    with pytest.raises(ValueError, match=r"expected a \.npy, \.txt or \.pkl file, found '\.csv'"):
+        read_rows(tmp_path / "a.csv")
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(Path("a")))
+    with pytest.raises(ValueError, match=r"a\.pkl.*pathlib.* forbidden"):
         read_rows(tmp_path / "a.pkl")
     with pytest.raises(FileNotFoundError, match=r"b\.npy"):
         read_rows(tmp_path / "b.npy")

@@ -40,8 +40,14 @@ def test_datadir(written, tmp_path):
 
 
 def test_other_formats_are_named(written):
-    with pytest.raises(ValueError, match=r"cannot read particles from .*stack0\.mrcs: expected a file of type \.star"):
-        read_particles(written.stacks[0])
+    other = written.source.with_suffix(".csv")
+    other.write_text("a")
+    with pytest.raises(ValueError, match=r"cannot read particles from .*\.csv: expected a file of type \.star, \.cs"):
+        read_particles(other)
+    with pytest.raises(ValueError, match=r"cannot read poses from .*\.csv: expected a file of type .*\.pkl"):
+        read_particles(written.source, poses=other)
+    with pytest.raises(FileNotFoundError, match=r"no file of CTF parameters .*none\.pkl"):
+        read_particles(written.source, ctf=written.source.with_name("none.pkl"))
     with pytest.raises(FileNotFoundError, match=r"no particle file .*none\.star"):
         read_particles(written.source.with_name("none.star"))
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from cryoatom.files.npy import read_npy
+from cryoatom.files.pickles import read_numpy_pickle
+
 
 def read_rows(path: str | os.PathLike) -> np.ndarray:
-    """Read zero-based rows from an .npy file of integers, or a .txt file of numbers between blanks.
+    """Read zero-based rows from an .npy or .pkl file of integers, or a .txt file of numbers between blanks.
 
     Returns
     -------
@@ -27,11 +30,17 @@ def read_rows(path: str | os.PathLike) -> np.ndarray:
         raise FileNotFoundError(f"no file of rows {path}")
     try:
         if path.suffix == ".npy":
-            rows = np.load(path, allow_pickle=False)
+            rows = read_npy(path)
         elif path.suffix == ".txt":
             rows = np.array([int(word) for word in path.read_text().split()], dtype=np.int64)
+        elif path.suffix == ".pkl":
+            rows = np.asarray(read_numpy_pickle(path))
         else:
-            raise ValueError(f"expected a .npy or .txt file, found {path.suffix or 'no suffix'!r}")
+            raise ValueError(f"expected a .npy, .txt or .pkl file, found {path.suffix or 'no suffix'!r}")
+        if rows.dtype == bool:
+            raise ValueError(
+                f"expected row numbers, found a mask of {rows.size} booleans: numpy.flatnonzero makes them"
+            )
         if rows.ndim != 1 or rows.dtype.kind not in "iu":
             raise ValueError(f"expected a list of integers, found {rows.dtype} of shape {rows.shape}")
     except ValueError as error:

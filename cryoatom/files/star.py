@@ -6,7 +6,10 @@ import logging
 import os
 import re
 from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -14,9 +17,13 @@ import starfile
 
 from cryoatom.files.locate import locate_stacks, stack_name
 from cryoatom.files.mrc import open_stack
+from cryoatom.files.optics import make_optics
+from cryoatom.files.pose_conventions import convert_poses
 from cryoatom.files.replacing import replacing
+from cryoatom.files.rows import check_rows
+from cryoatom.files.sources import OpticsGroups, Places, assemble, common_value
 from cryoatom.files.star_table import ParticleTable, read_particle_table, to_numbers
-from cryoatom.geometry import euler_from_rotations, rotations_from_euler
+from cryoatom.geometry import euler_from_rotations
 from cryoatom.records import Optics, Particles, Poses
 
 logger = logging.getLogger(__name__)
@@ -28,11 +35,90 @@ _REFUSED = {
 }
 _IDENTITY = {"rlnMagMat00": 1.0, "rlnMagMat11": 1.0, "rlnCtfScalefactor": 1.0}  # what else is neutral at 0
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")  # Zernike coefficients are lists: [0.1,-2e-3]
-_SHOWN = 10  # values in an error message
+_CTF_COLUMNS = {
+    "voltage_kv": "rlnVoltage",
+    "cs_mm": "rlnSphericalAberration",
+    "amplitude_contrast": "rlnAmplitudeContrast",
+    "defocus_u": "rlnDefocusU",
+    "defocus_v": "rlnDefocusV",
+    "defocus_angle": "rlnDefocusAngle",
+    "phase_shift": "rlnPhaseShift",
+}
+_MAY_MISS = ("amplitude_contrast", "phase_shift")
 _NOT_MODELLED = (
     *("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike", "rlnCtfBfactor", "rlnCtfScalefactor"),
     *("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11"),
 )
+
+
+@dataclass(frozen=True)
+class StarParticles:
+    """The particles of a STAR file; each part is read, and checked, when it is asked for."""
+
+    table: ParticleTable
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, rows: np.ndarray) -> Self:
+        return replace(self, table=self.table[rows])
+
+    @property
+    def source(self) -> Path:
+        """The file."""
+        return self.table.source
+
+    @property
+    def names(self) -> np.ndarray:
+        """Image names as they stand in the file."""
+        return self._names
+
+    @cached_property
+    def _names(self) -> np.ndarray:
+        return self.table.particles["rlnImageName"].astype(str)
+
+    @property
+    def uids(self) -> None:
+        """RELION has no numbers of particles."""
+        return None
+
+    def places(self, datadir: Path | None) -> Places:
+        """Find the images."""
+        _refuse_other_data(self.table)
+        names, stack_of_image, slice_of_image = _image_places(self.names.tolist(), self.source)
+        stacks = locate_stacks(names, self.source, datadir)
+        if "rlnImageSize" in self.table:
+            box = round(_common(self.table, self.table.numbers("rlnImageSize"), "box sizes", "pixels"))
+        else:
+            box = open_stack(stacks[0]).box
+        return Places(stacks, stack_of_image, slice_of_image, box)
+
+    def pixel_size(self, box: int) -> float | None:
+        """Return the Å per pixel; `box` says nothing."""
+        sizes = _pixel_sizes(self.table)
+        return None if sizes is None else _common(self.table, sizes, "pixel sizes", "Å")
+
+    def optics(self, amplitude_contrast: float | None = None) -> Optics:
+        """Return the CTF parameters; a missing phase shift is 0."""
+        _warn_of_ignored_optics(self.table)
+        return _optics(self.table, amplitude_contrast)
+
+    def groups(self) -> OpticsGroups | None:
+        """Return the optics groups, with their names where the file has these."""
+        table = self.table
+        if not table.optics and "rlnOpticsGroup" not in table:
+            return None
+        names = table.optics.get("rlnOpticsGroupName")
+        return OpticsGroups(table.optics_row, None if names is None else tuple(names.astype(str).tolist()))
+
+    def poses(self, pixel_size: float, box: int) -> Poses | None:
+        """Return the poses. Origins become shifts of the opposite sign; absent ones are 0."""
+        return _poses(self.table, pixel_size)
+
+
+def open_star(path: Path, datadir: Path | None = None) -> StarParticles:
+    """Read the tables of a STAR file; `datadir` is not needed for that."""
+    return StarParticles(read_particle_table(path))
 
 
 def read_star_particles(
@@ -61,30 +147,11 @@ def read_star_particles(
         If the file cannot be read, lacks a column, has a value that is no number, mixes box or pixel sizes, or has
         particles that cryoatom does not model (tilt series, subtomograms, CTF-premultiplied images).
     """
-    path = Path(path)
-    table = read_particle_table(path, rows)
-    _refuse_other_data(table)
-    _warn_of_ignored_optics(table)
-    names, stack_of_image, slice_of_image = _image_places(table)
-    pixel_size = _common_value(table, _pixel_sizes(table), "pixel sizes", "Å")
-    optics, poses = _optics(table), _poses(table, pixel_size)
-    stacks = locate_stacks(names, path, None if datadir is None else Path(datadir))
-    if "rlnImageSize" in table:
-        box = round(_common_value(table, table.numbers("rlnImageSize"), "box sizes", "pixels"))
-    else:
-        box = open_stack(stacks[0]).box
-    return Particles(
-        source=path,
-        image_names=table.particles["rlnImageName"].astype(str),
-        stacks=stacks,
-        stack_of_image=stack_of_image,
-        slice_of_image=slice_of_image,
-        box=box,
-        pixel_size=pixel_size,
-        optics=optics,
-        optics_group=table.optics_row,
-        poses=poses,
-    )
+    star = open_star(Path(path))
+    if rows is not None:
+        check_rows(rows, len(star), star.source)
+        star = star[rows]
+    return assemble(star, star, star, datadir=datadir)
 
 
 def _refuse_other_data(table: ParticleTable) -> None:
@@ -123,68 +190,44 @@ def _warn_of_ignored_optics(table: ParticleTable) -> None:
             logger.warning("%s: %s is up to %g; cryoatom does not model it", table.source, column, largest)
 
 
-def _image_places(table: ParticleTable) -> tuple[list[str], np.ndarray, np.ndarray]:
+def _image_places(names: list[str], source: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Return stack names, and the stack and zero-based slice of each image, from names like ``000001@a.mrcs``."""
-    names = table.particles["rlnImageName"].astype(str).tolist()
     parts = [name.partition("@") for name in names]
     numbers = to_numbers(np.array([first if at else "1" for first, at, _ in parts]))
     wrong = np.flatnonzero(~((numbers >= 1) & (numbers == np.floor(numbers))))
     if len(wrong):
-        raise ValueError(f"{table.source}: expected image names like 000001@stack.mrcs, found {names[wrong[0]]!r}")
+        raise ValueError(f"{source}: expected image names like 000001@stack.mrcs, found {names[wrong[0]]!r}")
     stack_names = [last if at else first for first, at, last in parts]
     numbered = {name: number for number, name in enumerate(dict.fromkeys(stack_names))}
     alone = Counter(first for first, at, _ in parts if not at)
     for name, count in alone.items():
         if count > 1:
-            raise ValueError(f"{table.source}: {name!r} names {count} images: expected 000001@{name} and so on")
+            raise ValueError(f"{source}: {name!r} names {count} images: expected 000001@{name} and so on")
     stack_of_image = np.array([numbered[name] for name in stack_names])
     return list(numbered), stack_of_image, numbers.astype(np.int64) - 1
 
 
-def _pixel_sizes(table: ParticleTable) -> np.ndarray:
+def _pixel_sizes(table: ParticleTable) -> np.ndarray | None:
     if "rlnImagePixelSize" in table:
         return table.numbers("rlnImagePixelSize")
     if "rlnDetectorPixelSize" in table and "rlnMagnification" in table:
         return 1e4 * table.numbers("rlnDetectorPixelSize") / table.numbers("rlnMagnification")
-    raise ValueError(
-        f"{table.source} has no pixel size: expected the column rlnImagePixelSize (RELION 3.1 and later), or "
-        "rlnDetectorPixelSize and rlnMagnification (3.0)"
-    )
+    return None
 
 
-def _common_value(table: ParticleTable, values: np.ndarray, what: str, unit: str) -> float:
-    """Return the one positive value of all particles, or raise ValueError with the groups that have each."""
-    if not (values > 0).all():
-        raise ValueError(f"{table.source}: expected positive {what}, found {values.min():g} {unit}")
-    if np.allclose(values, values[0], rtol=1e-4, atol=0):
-        return float(np.median(values))
-    groups = table.group_names()
-    found = [f"{value:g} {unit} ({', '.join(np.unique(groups[values == value]))})" for value in np.unique(values)]
-    raise ValueError(
-        f"{table.source} mixes {what}: {'; '.join(found[:_SHOWN])}; bring the images to one, or use one group by --ind"
-    )
+def _common(table: ParticleTable, values: np.ndarray, what: str, unit: str) -> float:
+    return common_value(table.source, values, what, unit, table.group_names())
 
 
-def _optics(table: ParticleTable) -> Optics:
-    phase_shift = "rlnPhaseShift"
-    optics = Optics(
-        voltage_kv=table.numbers("rlnVoltage"),
-        cs_mm=table.numbers("rlnSphericalAberration"),
-        amplitude_contrast=table.numbers("rlnAmplitudeContrast"),
-        defocus_u=table.numbers("rlnDefocusU"),
-        defocus_v=table.numbers("rlnDefocusV"),
-        defocus_angle=np.deg2rad(table.numbers("rlnDefocusAngle")),
-        phase_shift=np.deg2rad(table.numbers(phase_shift)) if phase_shift in table else np.zeros(len(table)),
-    )
-    for column, values, low, high in [
-        ("rlnVoltage", optics.voltage_kv, 10, 3000),
-        ("rlnSphericalAberration", optics.cs_mm, 0, 100),
-        ("rlnAmplitudeContrast", optics.amplitude_contrast, 0, 1),
-    ]:
-        outside = values[(values < low) | (values > high)]
-        if len(outside):
-            raise ValueError(f"{table.source}: expected {column} between {low} and {high}, found {outside[0]:g}")
-    return optics
+def _optics(table: ParticleTable, amplitude_contrast: float | None) -> Optics:
+    values = {field: table.numbers(column) for field, column in _CTF_COLUMNS.items() if field not in _MAY_MISS}
+    if _CTF_COLUMNS["phase_shift"] in table:
+        values["phase_shift"] = table.numbers(_CTF_COLUMNS["phase_shift"])
+    if _CTF_COLUMNS["amplitude_contrast"] in table:
+        values["amplitude_contrast"] = to_numbers(table.values(_CTF_COLUMNS["amplitude_contrast"]))
+    for field in {"defocus_angle", "phase_shift"} & set(values):
+        values[field] = np.deg2rad(values[field])
+    return make_optics(table.source, values, _CTF_COLUMNS, amplitude_contrast)
 
 
 def _poses(table: ParticleTable, pixel_size: float) -> Poses | None:
@@ -197,7 +240,9 @@ def _poses(table: ParticleTable, pixel_size: float) -> Poses | None:
     rot, tilt, psi = (table.numbers(column) for column in _ANGLES)
     if len(rot) > 1 and not rot.any() and not tilt.any():
         logger.warning("%s: all orientations have rot = tilt = 0, as after a 2D classification", table.source)
-    return Poses(rotations_from_euler(rot, tilt, psi), -_origins(table, pixel_size))
+    names = table.particles["rlnImageName"]
+    angles = np.stack([rot, tilt, psi], axis=1)
+    return convert_poses(table.source, "relion", angles, _origins(table, pixel_size), 1.0, names)
 
 
 def _origins(table: ParticleTable, pixel_size: float) -> np.ndarray:
@@ -227,8 +272,8 @@ def write_star_particles(path: str | os.PathLike, particles: Particles) -> None:
     """Write particles as RELION 3.1 and later reads them: optics groups, origins in Å.
 
     Image names are those of `particles`, which RELION resolves from its project folder; stacks that these do not lead
-    to from where the file is written are named relative to its folder. Optics groups are numbered from 1; a group
-    whose voltage, aberration or amplitude contrast vary becomes several.
+    to from where the file is written are named relative to its folder. Optics groups are numbered from 1 and keep their
+    names; a group whose voltage, aberration or amplitude contrast vary becomes several.
     """
     optics = particles.optics
     per_group = np.stack([particles.optics_group, optics.voltage_kv, optics.cs_mm, optics.amplitude_contrast], axis=1)
@@ -236,29 +281,41 @@ def write_star_particles(path: str | os.PathLike, particles: Particles) -> None:
     numbers = np.arange(1, len(groups) + 1)
     optics_table = pd.DataFrame(
         {
-            "rlnOpticsGroupName": [f"opticsGroup{number}" for number in numbers],
+            "rlnOpticsGroupName": _group_names(particles, groups[:, 0].astype(np.int64)),
             "rlnOpticsGroup": numbers,
-            "rlnVoltage": groups[:, 1],
-            "rlnSphericalAberration": groups[:, 2],
-            "rlnAmplitudeContrast": groups[:, 3],
-            "rlnImagePixelSize": particles.pixel_size,
+            "rlnVoltage": _nine_digits(groups[:, 1]),
+            "rlnSphericalAberration": _nine_digits(groups[:, 2]),
+            "rlnAmplitudeContrast": _nine_digits(groups[:, 3]),
+            "rlnImagePixelSize": _nine_digits(np.full(len(groups), particles.pixel_size)),
             "rlnImageSize": particles.box,
             "rlnImageDimensionality": 2,
         }
     )
     columns = {
         "rlnImageName": _image_names(Path(path), particles),
-        "rlnDefocusU": optics.defocus_u,
-        "rlnDefocusV": optics.defocus_v,
-        "rlnDefocusAngle": np.rad2deg(optics.defocus_angle),
-        "rlnPhaseShift": np.rad2deg(optics.phase_shift),
+        "rlnDefocusU": _nine_digits(optics.defocus_u),
+        "rlnDefocusV": _nine_digits(optics.defocus_v),
+        "rlnDefocusAngle": _nine_digits(np.rad2deg(optics.defocus_angle)),
+        "rlnPhaseShift": _nine_digits(np.rad2deg(optics.phase_shift)),
         **_pose_columns(particles.poses),
         "rlnOpticsGroup": numbers[group_of_particle.reshape(-1)],
     }
-    text = starfile.to_string({"optics": optics_table, "particles": pd.DataFrame(columns)})
+    text = starfile.to_string({"optics": optics_table, "particles": pd.DataFrame(columns)}, float_format="%.12g")
     text = text.split("\n", 1)[1].replace("\ndata_", "\n# version 30001\n\ndata_")  # no date: same data, same bytes
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _group_names(particles: Particles, groups: np.ndarray) -> list[str]:
+    """Return a name of its own for each group that is written; `groups` are the numbers of those they come from."""
+    if particles.optics_group_names is None:
+        return [f"opticsGroup{number}" for number in range(1, len(groups) + 1)]
+    names, seen = [], Counter()
+    for group in groups.tolist():
+        name = particles.optics_group_names[group]
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return names
 
 
 def _image_names(path: Path, particles: Particles) -> np.ndarray:
@@ -275,4 +332,12 @@ def _pose_columns(poses: Poses | None) -> dict[str, np.ndarray]:
     if poses is None:
         return {}
     angles = dict(zip(_ANGLES, euler_from_rotations(poses.rotations).T, strict=True))
-    return angles | {"rlnOriginXAngst": -poses.shifts[:, 0], "rlnOriginYAngst": -poses.shifts[:, 1]}
+    origins = _nine_digits(-poses.shifts)
+    return angles | {"rlnOriginXAngst": origins[:, 0], "rlnOriginYAngst": origins[:, 1]}
+
+
+def _nine_digits(values: np.ndarray) -> np.ndarray:
+    """Return values of nine significant digits: they tell all single-precision numbers apart, see `assemble`."""
+    magnitude = np.floor(np.log10(np.abs(np.where(values == 0, 1.0, values))))
+    factor = 10.0 ** (8 - magnitude)
+    return np.round(values * factor) / factor + 0.0

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import linecache
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import starfile
-
-from cryoatom.files.rows import check_rows
 
 Columns = dict[str, np.ndarray]
 
@@ -39,6 +37,10 @@ class ParticleTable:
 
     def __contains__(self, column: str) -> bool:
         return column in self.particles or column in self.optics
+
+    def __getitem__(self, rows: np.ndarray) -> Self:
+        particles = {column: values[rows] for column, values in self.particles.items()}
+        return replace(self, particles=particles, optics_row=self.optics_row[rows])
 
     def values(self, column: str) -> np.ndarray:
         """Return a column as it stands in the file, one value per particle."""
@@ -84,8 +86,8 @@ def _to_number(value: object) -> float:
         return np.nan
 
 
-def read_particle_table(path: Path, rows: np.ndarray | None = None) -> ParticleTable:
-    """Read the particles of a STAR file, or some rows of them, with the optics groups they belong to.
+def read_particle_table(path: Path) -> ParticleTable:
+    """Read the particles of a STAR file, with the optics groups they belong to.
 
     Raises
     ------
@@ -105,13 +107,10 @@ def read_particle_table(path: Path, rows: np.ndarray | None = None) -> ParticleT
     count = len(particles["rlnImageName"])
     if count == 0:
         raise ValueError(f"{path}: its table data_{name} has no particles")
-    if rows is not None:
-        check_rows(rows, count, path)
-        particles = {column: values[rows] for column, values in particles.items()}
     optics = blocks.get("optics")
     if optics:
         return ParticleTable(path, particles, optics, _optics_rows(particles, optics, path))
-    groups = particles.get("rlnOpticsGroup", np.zeros(len(particles["rlnImageName"])))
+    groups = particles.get("rlnOpticsGroup", np.zeros(count))
     return ParticleTable(path, particles, {}, np.unique(groups, return_inverse=True)[1].astype(np.int64))
 
 

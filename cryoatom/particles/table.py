@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+from cryoatom.files.cryodrgn import open_cryodrgn_optics, open_cryodrgn_poses
+from cryoatom.files.cryosparc import open_cryosparc
 from cryoatom.files.mrc import open_stack
-from cryoatom.files.rows import read_rows
-from cryoatom.files.star import read_star_particles
+from cryoatom.files.rows import check_rows, read_rows
+from cryoatom.files.sources import ImageSource, OpticsSource, PoseSource, Rows, assemble
+from cryoatom.files.stack_list import open_stack_file, open_stack_list
+from cryoatom.files.star import open_star
+from cryoatom.particles.joins import find_rows
 from cryoatom.records import Particles
 
-READERS: dict[str, Callable[..., Particles]] = {".star": read_star_particles}
+Source = TypeVar("Source", bound=Rows)
+Openers = Mapping[str, Callable[[Path, Path | None], Source]]
+
+IMAGE_READERS: dict[str, Callable[[Path, Path | None], ImageSource]] = {
+    ".star": open_star,
+    ".cs": open_cryosparc,
+    ".txt": open_stack_list,
+    ".mrcs": open_stack_file,
+    ".mrc": open_stack_file,
+}
+POSE_READERS: dict[str, Callable[[Path, Path | None], PoseSource]] = {
+    ".star": open_star,
+    ".cs": open_cryosparc,
+    ".pkl": open_cryodrgn_poses,
+}
+CTF_READERS: dict[str, Callable[[Path, Path | None], OpticsSource]] = {
+    ".star": open_star,
+    ".cs": open_cryosparc,
+    ".pkl": open_cryodrgn_optics,
+}
 
 _SHOWN = 10  # problems in an error message
 
@@ -23,33 +48,63 @@ def read_particles(
     *,
     datadir: str | os.PathLike | None = None,
     ind: str | os.PathLike | np.ndarray | None = None,
+    poses: str | os.PathLike | None = None,
+    ctf: str | os.PathLike | None = None,
+    amplitude_contrast: float | None = None,
 ) -> Particles:
     """Read a particle file and check it, and the headers of its stacks.
 
     Parameters
     ----------
     path : path
-        RELION .star.
+        RELION .star, cryoSPARC .cs, a stack (.mrcs, .mrc), or a .txt list of stacks.
     datadir : path, optional
         Where the image stacks are, see :func:`cryoatom.files.locate.locate_stacks`.
     ind : path or (m,) int array, optional
-        Zero-based rows to read, in this order; or an .npy or .txt file of them.
+        Zero-based rows to read, in this order; or an .npy, .txt or .pkl file of them.
+    poses, ctf : path, optional
+        Take the poses, or the CTF parameters, from this file: .star, .cs, or cryoDRGN's .pkl. Particles are found in
+        it by :func:`cryoatom.particles.joins.find_rows`.
+    amplitude_contrast : float, optional
+        Goes before that of the file.
 
     Raises
     ------
     FileNotFoundError, ValueError
         With all that is missing or wrong, see :func:`check_particles`.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no particle file {path}")
-    suffix = path.suffix.lower()
-    if suffix not in READERS:
-        raise ValueError(f"cannot read particles from {path}: expected a file of type {', '.join(READERS)}")
-    rows = read_rows(ind) if isinstance(ind, str | os.PathLike) else ind
-    particles = READERS[suffix](path, datadir, rows)
+    path, folder = Path(path), None if datadir is None else Path(datadir)
+    images = _opener(path, IMAGE_READERS, "particles", "particle file")(path, folder)
+    total, rows = len(images), read_rows(ind) if isinstance(ind, str | os.PathLike) else ind
+    if rows is not None:
+        check_rows(rows, total, path)
+        images = images[rows]
+    particles = assemble(
+        images,
+        images if ctf is None else _joined(Path(ctf), CTF_READERS, "CTF parameters", images, rows, total),
+        images if poses is None else _joined(Path(poses), POSE_READERS, "poses", images, rows, total),
+        datadir=folder,
+        amplitude_contrast=amplitude_contrast,
+    )
     check_particles(particles)
     return particles
+
+
+def _opener(path: Path, readers: Openers[Source], what: str, kind: str) -> Callable[[Path, Path | None], Source]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no {kind} {path}")
+    suffix = path.suffix.lower()
+    if suffix not in readers:
+        raise ValueError(f"cannot read {what} from {path}: expected a file of type {', '.join(readers)}")
+    return readers[suffix]
+
+
+def _joined(
+    path: Path, readers: Openers[Source], what: str, images: ImageSource, rows: np.ndarray | None, total: int
+) -> Source:
+    """Return the rows of another file that are the particles."""
+    other = _opener(path, readers, what, f"file of {what}")(path, None)
+    return other[find_rows(images, other, rows, total)]
 
 
 def check_particles(particles: Particles) -> None:
@@ -96,5 +151,6 @@ def _check_shifts(particles: Particles, shifts: np.ndarray) -> None:
         raise ValueError(
             f"{particles.source}: {len(outside)} particles lie outside their images: {particles.image_names[first]} is "
             f"shifted by {shifts[first].round(3).tolist()} Å, half the box is {limit:g} Å; "
-            "were origins in pixels written as Å, or the images cropped?"
+            "is their unit wrong (.star: Å or pixels by the column, .cs: pixels, cryoDRGN: fractions of the box), or "
+            "were the images cropped?"
         )
