@@ -60,7 +60,8 @@ def write_statistics(folder: Path, count: int):
         for start in range(0, count, DRAWN):
             write(drawn.crops[: min(DRAWN, count - start)])
     np.save(folder / "kernels.npy", drawn.kernels)
-    for name in ("kernel_index", "kernel_mix", "image_power"):
+    np.save(folder / "noise_power.npy", drawn.noise_power)
+    for name in ("kernel_index", "kernel_mix", "image_power", "power_excess", "is_dead", "noise_group"):
         np.save(folder / f"{name}.npy", np.resize(getattr(drawn, name), count))
     return scene.template, scene.rotations.numpy(), scene.grid
 

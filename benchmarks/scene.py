@@ -26,6 +26,7 @@ from cryoatom.imaging.matched import (
     kernel_table,
     matched_crops,
 )
+from cryoatom.particles.noise import white_noise
 from cryoatom.records import Optics, Particles, Poses
 from cryoatom.structure.graph import build_graph
 from cryoatom.structure.template import Template, center_template, read_template
@@ -93,10 +94,20 @@ def statistics(scene: Scene) -> MatchedSet:
     for part in np.array_split(np.arange(len(scene.images)), max(1, len(scene.images) // 32)):
         transfer = ctf(scene.optics[part], BOX, PIXEL_SIZE).float()
         crops.append(matched_crops(scene.images[part], transfer, scene.shifts[part], grid).half().numpy())
-    nodes, index, mix = kernel_table(scene.optics)
-    kernels = kernel_spectra(ctf(nodes, BOX, PIXEL_SIZE), grid).half().numpy()
-    power = 0.5 * scene.images.square().sum(dim=(1, 2)).double().numpy()
-    return MatchedSet(np.concatenate(crops), kernels, index, mix, power, grid, "benchmark")
+    table, noise = kernel_table(scene.optics), white_noise(len(scene.optics), BOX)
+    return MatchedSet(
+        crops=np.concatenate(crops),
+        kernels=kernel_spectra(ctf(table.nodes, BOX, PIXEL_SIZE), grid).half().numpy(),
+        kernel_index=table.index,
+        kernel_mix=table.mix,
+        image_power=0.5 * scene.images.square().sum(dim=(1, 2)).double().numpy(),
+        power_excess=np.zeros(len(scene.optics)),
+        is_dead=np.zeros(len(scene.optics), dtype=bool),
+        noise_power=noise.spectra,
+        noise_group=noise.group_of_image,
+        grid=grid,
+        identity="benchmark",
+    )
 
 
 def make_trainer(template: Template, data: MatchedSet, rotations: np.ndarray, workers: Workers, **options) -> Trainer:

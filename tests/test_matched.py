@@ -20,16 +20,17 @@ from reference import kernel_loop
 from torch import Tensor
 
 from cryoatom.config import TrainConfig
-from cryoatom.fourier import centered_irfft2, frequencies
+from cryoatom.fourier import centered_irfft2, centered_rfft2, frequencies
 from cryoatom.geometry import random_rotations
 from cryoatom.imaging.beads import BeadModel, bead_layout
 from cryoatom.imaging.ctf import ctf
 from cryoatom.imaging.direct import direct_nll, simulate_images
+from cryoatom.imaging.kernels import _DEFOCUS_STEP, KernelTable
 from cryoatom.imaging.likelihood import cross_and_power, gaussian_nll, quadratic_form
 from cryoatom.imaging.matched import (
-    _DEFOCUS_STEP,
     WIDTH_PER_PIXEL,
     CropGrid,
+    ImageSource,
     MatchedSet,
     build_matched_set,
     choose_grid,
@@ -38,6 +39,8 @@ from cryoatom.imaging.matched import (
     matched_crops,
 )
 from cryoatom.imaging.project import render, render_dense
+from cryoatom.particles.noise import NoisePower, white_noise
+from cryoatom.particles.rings import half_plane_weights
 from cryoatom.records import Optics
 from cryoatom.structure.template import Template, center_template, read_template
 from cryoatom.workers import Workers
@@ -121,9 +124,11 @@ def make_scene(
 
 
 def build(folder: Path, scene: Scene, **changes: object) -> MatchedSet:
-    arguments = {"key": {}, "read_normalized": lambda rows: scene.images[rows], "optics": scene.optics}
-    arguments |= {"shifts": scene.shifts, "grid": scene.grid}
-    return build_matched_set(folder, **(arguments | changes))
+    arguments = {"read_normalized": lambda rows: scene.images[rows], "optics": scene.optics, "shifts": scene.shifts}
+    names = ("key", "read_normalized", "optics", "shifts", "noise")
+    source = ImageSource(**(arguments | {name: changes[name] for name in names if name in changes}))
+    rest = {name: value for name, value in changes.items() if name not in names}
+    return build_matched_set(folder, source, rest.pop("grid", scene.grid), **rest)
 
 
 # The images' noise beyond the crops' band, where narrow beads still hold a little, is all that is lost.
@@ -199,6 +204,106 @@ def test_a_shifted_particle_is_moved_back_to_the_centre(box):
     torch.testing.assert_close(moved[1, 1:, 4:], crops[0, 1:, 1:-3], atol=1e-5, rtol=0)  # less of it: farther in x
 
 
+# --- coloured noise -------------------------------------------------------------------------------------------------
+
+
+def coloured_noise(box: int, count: int) -> NoisePower:
+    """Three groups in turn: ice, a detector, and images filtered to 60% of Nyquist."""
+    k = np.arange(int(box / np.sqrt(2)) + 2) / box
+    spectra = [0.4 + 6 / (1 + (k / 0.05) ** 2), np.exp(-3 * k), np.where(k < 0.3, 1.5, 0.0)]
+    return NoisePower(np.stack(spectra), np.arange(count) % 3, box)
+
+
+def draw_noise(noise: NoisePower, generator: torch.Generator) -> Tensor:
+    precision = noise.precision()
+    power = torch.where(precision > 0, 1 / precision, 0)
+    white = torch.randn(len(noise.group_of_image), noise.box, noise.box, generator=generator)
+    return centered_irfft2(centered_rfft2(white) * power.sqrt().float()[noise.group_of_image], noise.box)
+
+
+@pytest.mark.parametrize("box", [112, 113])
+def test_whitened_value_and_gradient_are_those_of_fourier_space(tmp_path, box):
+    scene = make_scene(box, 2.0, 2.0, count=6, is_noisy=False)
+    noise = coloured_noise(box, 6)
+    scene = replace(scene, images=scene.images + draw_noise(noise, torch.Generator().manual_seed(1)))
+    stored = build(tmp_path, scene, noise=noise)
+    weights = noise.precision()[noise.group_of_image] * half_plane_weights(box) / box**2
+    observed = centered_rfft2(scene.images.double())
+    x = torch.from_numpy(adk().positions).float().repeat(6, 1, 1).requires_grad_()
+    expected = centered_rfft2(scene.predict(x).double())
+    power = (weights * expected.abs().square()).sum(dim=(1, 2))
+    direct = 0.5 * power - (weights * (expected * observed.conj()).real).sum(dim=(1, 2))
+    matched = scene.matched(x, *stored.read(np.arange(6))).double()
+    error = (matched - direct).abs() / torch.maximum(direct.abs(), power)
+    assert error.max() <= (2e-3 if box % 2 == 0 else 5e-3)  # 113 pixels are cropped to 112: noise at Nyquist is lost
+    found, wanted = (torch.autograd.grad(value.sum(), x)[0].flatten(1) for value in (matched, direct))
+    assert torch.nn.functional.cosine_similarity(found, wanted).min() >= 0.999
+    np.testing.assert_allclose(stored.image_power, 0.5 * (weights * observed.abs().square()).sum(dim=(1, 2)), rtol=1e-5)
+    np.testing.assert_array_equal(stored.noise_power, noise.spectra)
+    np.testing.assert_array_equal(stored.noise_group, noise.group_of_image)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_the_likelihood_is_calibrated_if_the_noise_is_known(tmp_path, is_known):
+    """<w, v> of the true v scatters about <v, κ*v> with variance <v, κ*v>; noise of ice taken for white does not."""
+    box, count = 48, 900
+    scene = make_scene(box, 2.5, 2.5, count=1, margin=2.0)
+    optics, generator = make_optics([1.5e4], [1.5e4]), torch.Generator().manual_seed(0)
+    noise = coloured_noise(box, count)
+    x, beads = torch.from_numpy(adk().positions)[None].float(), scene.beads
+    with torch.no_grad():
+        point = (beads.project(x, scene.rotations), beads.amplitudes(), beads.variances())
+        clean = simulate_images(*point, optics, box, 2.5)
+        v = render(*point, scene.grid.side, scene.grid.coarse_pixel)
+    images = clean + draw_noise(noise, generator)
+    optics = optics[np.zeros(count, dtype=np.int64)]
+    if not is_known:
+        noise = None
+    stored = build(
+        tmp_path, scene, optics=optics, shifts=np.zeros((count, 2)), read_normalized=lambda r: images[r], noise=noise
+    )
+    crops, kernels = stored.read(np.arange(count))
+    cross, power = cross_and_power(v.expand(count, -1, -1), crops, kernels)
+    deviation = ((cross - power) / power.sqrt()).numpy()
+    ice, detector, filtered = (deviation[start::3] for start in range(3))
+    if is_known:
+        for each in (ice, detector, filtered):
+            assert abs(each.mean()) < 4 / np.sqrt(300) and each.std() == pytest.approx(1, abs=4 / np.sqrt(600))
+    else:
+        assert ice.std() > 1.3
+
+
+def test_frequencies_without_power_weigh_nothing(tmp_path):
+    """What images hold there makes no difference, nor does a model that holds something there gain or lose."""
+    box, scene = 64, make_scene(64, 2.0, 2.0, count=3)
+    spectrum = np.ones((1, 47))
+    spectrum[:, 12:] = 0
+    noise = NoisePower(spectrum, np.zeros(3, np.int64), box)
+    beyond = centered_irfft2(centered_rfft2(scene.images) * (noise.precision() == 0), box)
+    first = build(tmp_path, scene, noise=noise)
+    second = build(tmp_path, replace(scene, images=scene.images + 3 * beyond), noise=noise, key={"second": 1})
+    np.testing.assert_allclose(first.crops, second.crops, atol=2e-3)
+    np.testing.assert_allclose(first.image_power, second.image_power, rtol=1e-5)
+    axis = 2.0 * torch.arange(-(scene.grid.side // 2), scene.grid.side // 2)
+    wave = torch.exp(-(axis**2) / 800) * torch.cos(2 * torch.pi * axis * 0.22)  # at 4.5 Å; 1/S ends at 10.7 Å
+    _, power = cross_and_power((wave * wave[:, None])[None], *(each[:1] for each in first.read(np.arange(3))))
+    _, whole = cross_and_power(
+        (wave * wave[:, None])[None], *(each[:1] for each in build(tmp_path, scene).read(np.arange(3)))
+    )
+    assert power <= 1e-3 * whole
+
+
+def test_dead_images_are_marked_and_their_crops_are_zero(tmp_path):
+    scene = make_scene(64, 2.0, 2.0)
+    images = scene.images.clone()
+    images[4] = 0
+    images[7, 30, 30] = 1e9  # beyond float16
+    stored = build(tmp_path, replace(scene, images=images))
+    np.testing.assert_array_equal(np.flatnonzero(stored.is_dead), [4, 7])
+    assert not np.asarray(stored.crops[[4, 7]]).any() and np.isfinite(stored.crops).all()
+    assert (stored.power_excess[[4, 7]] == 0).all() and (stored.image_power[[4, 7]] == 0).all()
+
+
 # --- kernels --------------------------------------------------------------------------------------------------------
 
 
@@ -221,35 +326,38 @@ def test_kernels_are_the_fourier_sums_at_every_lag(box, coarse_box, side):
             assert lags[side + y, side + x].item() == pytest.approx(expected * (box / coarse_box) ** 4, abs=1e-9)
 
 
-def defocus_of(nodes: Optics, index: np.ndarray, mix: np.ndarray) -> np.ndarray:
-    upper = np.minimum(index + 1, len(nodes) - 1)
-    return (1 - mix) * nodes.defocus_u[index] + mix * nodes.defocus_u[upper]
+def defocus_of(table: KernelTable) -> np.ndarray:
+    upper = np.minimum(table.index + 1, len(table.nodes) - 1)
+    return (1 - table.mix) * table.nodes.defocus_u[table.index] + table.mix * table.nodes.defocus_u[upper]
 
 
 def test_images_of_one_optics_share_a_kernel():
-    nodes, index, mix = kernel_table(make_optics(np.full(50, 2e4), np.full(50, 2e4)))
-    assert len(nodes) == 1 and (index == 0).all() and (mix == 0).all()
+    table = kernel_table(make_optics(np.full(50, 2e4), np.full(50, 2e4)))
+    assert len(table.nodes) == 1 and (table.index == 0).all() and (table.mix == 0).all()
 
 
 def test_few_defoci_are_computed_as_they_are():
     defocus = np.random.default_rng(0).choice([5e3, 12345.6, 3e4], 40)
-    nodes, index, mix = kernel_table(make_optics(defocus, defocus, np.linspace(0, 3, 40)))  # round: no direction
-    assert len(nodes) == 3 and (mix == 0).all()
-    np.testing.assert_array_equal(nodes.defocus_u[index], defocus)
+    table = kernel_table(make_optics(defocus, defocus, np.linspace(0, 3, 40)))  # round: no direction
+    assert len(table.nodes) == 3 and (table.mix == 0).all()
+    np.testing.assert_array_equal(table.nodes.defocus_u[table.index], defocus)
 
 
 def test_many_defoci_share_nodes_between_which_they_are_interpolated():
+    """But never between two voltages, or two kinds of noise."""
     generator = np.random.default_rng(0)
-    defocus = generator.uniform(1e4, 1.2e4, 300)
-    group = generator.integers(2, size=300)
+    defocus = generator.uniform(1e4, 1.2e4, 600)
+    group, noise = generator.integers(2, size=(2, 600))
     optics = replace(make_optics(defocus, defocus), voltage_kv=np.array([200.0, 300.0])[group])
-    nodes, index, mix = kernel_table(optics)
-    assert len(nodes) <= 2 * (2000 / _DEFOCUS_STEP + 4)
-    np.testing.assert_allclose(defocus_of(nodes, index, mix), defocus, atol=1e-3)
-    assert ((mix >= 0) & (mix < 1)).all()
-    upper = np.minimum(index + (mix > 0), len(nodes) - 1)
-    for end in (index, upper):  # both ends are of the image's own optics group, at most a step away
+    table = kernel_table(optics, noise)
+    nodes, index = table.nodes, table.index
+    assert len(nodes) == len(table.noise_group) <= 4 * (2000 / _DEFOCUS_STEP + 4)
+    np.testing.assert_allclose(defocus_of(table), defocus, atol=1e-3)
+    assert ((table.mix >= 0) & (table.mix < 1)).all()
+    upper = np.minimum(index + (table.mix > 0), len(nodes) - 1)
+    for end in (index, upper):  # both ends are of the image's own optics group and noise, at most a step away
         np.testing.assert_array_equal(nodes.voltage_kv[end], optics.voltage_kv)
+        np.testing.assert_array_equal(table.noise_group[end], noise)
         assert np.abs(nodes.defocus_u[end] - defocus).max() <= _DEFOCUS_STEP
 
 
@@ -258,11 +366,11 @@ def test_astigmatic_images_have_kernels_of_their_own():
     u = generator.uniform(1e4, 1.1e4, 200)
     v = np.where(np.arange(200) < 150, u, u - generator.uniform(1, 500, 200))  # 150 without astigmatism
     optics = make_optics(u, v, generator.uniform(0, np.pi, 200))
-    nodes, index, mix = kernel_table(optics)
-    np.testing.assert_array_equal(nodes.as_array()[index[150:]], optics.as_array()[150:])
-    assert (mix[150:] == 0).all() and (mix[:150] > 0).any()
-    np.testing.assert_allclose(defocus_of(nodes, index, mix), optics.defocus_u, atol=1e-3)
-    assert len(nodes) <= 50 + 1000 / _DEFOCUS_STEP + 4
+    table = kernel_table(optics)
+    np.testing.assert_array_equal(table.nodes.as_array()[table.index[150:]], optics.as_array()[150:])
+    assert (table.mix[150:] == 0).all() and (table.mix[:150] > 0).any()
+    np.testing.assert_allclose(defocus_of(table), optics.defocus_u, atol=1e-3)
+    assert len(table.nodes) <= 50 + 1000 / _DEFOCUS_STEP + 4
 
 
 @pytest.mark.parametrize("mean", [5e3, 3e4])
@@ -272,8 +380,9 @@ def test_interpolated_kernels_are_accurate(tmp_path, mean):
     defocus = first + np.append(0.5 * _DEFOCUS_STEP, np.linspace(1, 99, 30))
     scene = make_scene(128, 2.0, 2.0, count=1)
     optics = make_optics(defocus, defocus)
-    nodes, index, mix = kernel_table(optics)
-    assert len(nodes) < 31 and mix[0] == pytest.approx(0.5)
+    table = kernel_table(optics)
+    nodes, index = table.nodes, table.index
+    assert len(nodes) < 31 and table.mix[0] == pytest.approx(0.5)
     exact, below, above = (ctf(part, 128, 2.0)[0].square() for part in (optics, nodes[index[:1]], nodes[index[:1] + 1]))
     kx, ky = frequencies(128, 2.0)
     assert (0.5 * (below + above) - exact)[kx**2 + ky**2 <= 1 / 4**2].abs().max() < 2e-3
@@ -357,17 +466,20 @@ def test_a_second_call_reads_no_image(tmp_path):
     assert isinstance(again.crops, np.memmap)  # a data set larger than the memory is no problem
 
 
-@pytest.mark.parametrize("changed", ["key", "shifts", "optics", "grid"])
+@pytest.mark.parametrize("changed", ["key", "shifts", "optics", "grid", "noise", "group"])
 def test_any_other_input_is_computed_anew(tmp_path, changed):
-    scene = make_scene(64, 2.0, 2.0)
-    first = build(tmp_path / "set", scene)
+    scene, white = make_scene(64, 2.0, 2.0), white_noise(12, 64)
+    first = build(tmp_path / "set", scene, noise=NoisePower(white.spectra.repeat(2, 0), white.group_of_image, 64))
+    second_group = NoisePower(white.spectra.repeat(2, 0), np.eye(12, dtype=np.int64)[3], 64)
     others = {
         "key": {"sign": -1.0},
         "shifts": scene.shifts + 1e-3,
         "optics": replace(scene.optics, cs_mm=scene.optics.cs_mm + 0.1),
         "grid": replace(scene.grid, side=24),
+        "noise": replace(white, spectra=np.append(white.spectra, 1.001 * white.spectra, axis=0)),
+        "group": second_group,
     }
-    other = {changed: others[changed]}
+    other = {"noise" if changed == "group" else changed: others[changed]}
     with pytest.raises(AssertionError, match="read again"):
         build(tmp_path / "set", scene, **other, read_normalized=refuse)
     second = build(tmp_path / "set", scene, **other)
@@ -419,7 +531,7 @@ def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path):
 def test_what_a_killed_run_left_is_not_taken_for_a_set(tmp_path):
     scene = make_scene(64, 2.0, 2.0)
     build(tmp_path, scene)
-    (marker,) = tmp_path.glob("*/matched.json")
+    (marker,) = tmp_path.glob("*/sealed.json")
     digest = json.loads(marker.read_text())["digest"]
     marker.unlink()  # the folder of the set, without its last file
     with pytest.raises(AssertionError, match="read again"):
@@ -439,7 +551,7 @@ def test_a_set_that_another_run_finished_first_is_kept(tmp_path):
         return scene.images[rows]
 
     def marker() -> Path:
-        return next(tmp_path.glob("[!.]*/matched.json"))
+        return next(tmp_path.glob("[!.]*/sealed.json"))
 
     def build_elsewhere() -> Path:
         with pytest.MonkeyPatch.context() as patch:
@@ -470,6 +582,64 @@ def test_leftovers_of_dead_runs_are_removed_and_those_of_others_are_not(tmp_path
         (folder / "crops.npy").touch()
     build(tmp_path, scene)  # what carries this process's number is of an earlier one: containers reuse numbers
     assert {p.name for p in tmp_path.iterdir()} == {name, left[os.getppid()].name, elsewhere.name, other.name}
+
+
+def damage_missing(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+
+
+def damage_truncated(folder: Path, name: str) -> None:
+    os.truncate(folder / name, (folder / name).stat().st_size - 2)
+
+
+def damage_zeros(folder: Path, name: str) -> None:
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) - 40] + bytes(40))
+
+
+def damage_garbage(folder: Path, name: str) -> None:
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(np.random.default_rng(0).bytes(len(content)))
+
+
+def damage_shape(folder: Path, name: str) -> None:
+    array = np.load(folder / name)
+    np.save(folder / name, array.reshape(array.shape[::-1]) if array.ndim > 1 else array[:, None])
+
+
+DAMAGES = [
+    *(("crops.npy", d) for d in (damage_missing, damage_truncated, damage_zeros, damage_garbage, damage_shape)),
+    *(("sealed.json", d) for d in (damage_truncated, damage_zeros, damage_garbage)),
+    *((f"{name}.npy", damage_garbage) for name in ("kernels", "kernel_mix", "is_dead", "noise_power")),
+    ("kernels.npy", damage_shape),
+    ("image_power.npy", damage_zeros),
+]
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGES)
+def test_a_damaged_set_is_noticed_and_computed_anew(tmp_path, caplog, name, damage):
+    scene = make_scene(64, 2.0, 2.0)
+    first = build(tmp_path, scene)
+    crops = np.array(first.crops)
+    (folder,) = tmp_path.iterdir()
+    damage(folder, name)
+    with pytest.raises(AssertionError, match="read again"):
+        build(tmp_path, scene, read_normalized=refuse)
+    assert f"{name} " in caplog.text and "prepared again" in caplog.text
+    np.testing.assert_array_equal(build(tmp_path, scene).crops, crops)
+    np.testing.assert_array_equal(build(tmp_path, scene, read_normalized=refuse).crops, crops)
+    assert [path for path in tmp_path.iterdir()] == [folder]
+
+
+def test_a_set_in_use_by_another_run_survives_its_replacement(tmp_path):
+    """Its memory map still shows what was there."""
+    scene = make_scene(64, 2.0, 2.0)
+    first = build(tmp_path, scene)
+    crops = np.array(first.crops)
+    (folder,) = tmp_path.iterdir()
+    damage_truncated(folder, "image_power.npy")
+    build(tmp_path, scene)
+    np.testing.assert_array_equal(first.crops, crops)
 
 
 @pytest.mark.parametrize(("is_astigmatic", "times"), [(False, 15), (True, 11)])

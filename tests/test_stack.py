@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from particle_data import make_particles, write_stack
 
 from cryoatom.files.mrc import open_stack
-from cryoatom.particles.stack import ImageStack, background_ring, estimate_noise
+from cryoatom.particles.stack import DeadImages, ImageStack, background_ring, estimate_noise
 
 COUNTS = (5, 3, 4)
 
@@ -89,7 +89,7 @@ def test_a_stack_cut_short_after_opening_raises(tmp_path):
     particles = make_particles(tmp_path)
     stack = ImageStack(particles)
     particles.stacks[0].write_bytes(particles.stacks[0].read_bytes()[:-4])
-    with pytest.raises(ValueError, match="mmap length"):
+    with pytest.raises(ValueError, match="has changed since it was first read"):
         stack.read(np.arange(8))
 
 
@@ -139,6 +139,67 @@ def test_a_constant_background_is_named(tmp_path, value):
     assert len(ImageStack(particles).read(np.arange(3))) == 3
     with pytest.raises(ValueError, match=r"000002@stack0\.mrcs.*constant outside 8 Å"):
         ImageStack(particles).read_normalized(np.arange(3), 8.0)
+
+
+def spoil(path, box=16):
+    """Write 60 images of noise, of which five cannot be used, and return why."""
+    images = np.random.default_rng(0).normal(3, 2, (60, box, box)).astype(np.float32)
+    images[5] = 0
+    images[11] = 7.5
+    images[20] = np.where(background_ring(box, 8.0, 1.5).numpy(), 0.0, images[20])
+    write_stack(path, images)
+    images[40, 0, 3] = np.nan
+    images[59] *= 1e30
+    path.write_bytes(path.read_bytes()[:1024] + images.tobytes())
+    reasons = ["is constant: all pixels are 0", "is constant: all pixels are 7.5", "is constant outside 8 Å"]
+    return dict(zip([5, 11, 20, 40, 59], [*reasons, "not finite", "too large"], strict=True))
+
+
+def test_dead_images_are_collected_where_they_may_be(tmp_path):
+    particles = make_particles(tmp_path, (60,))
+    reasons = {
+        int(np.flatnonzero(particles.slice_of_image == k)[0]): why for k, why in spoil(particles.stacks[0]).items()
+    }
+    stack, dead = ImageStack(particles), DeadImages(200)
+    for row, why in reasons.items():
+        with pytest.raises(ValueError, match=why):
+            stack.read_normalized(np.array([row]), 8.0)
+    rows = np.random.default_rng(1).permutation(60)
+    images = stack.read_normalized(rows, 8.0, dead)
+    assert [image.row for image in dead] == sorted(reasons) and len(dead) == 5
+    for image in dead:
+        assert (
+            image.name == particles.image_names[image.row] and reasons[image.row] in image.reason and image.row in dead
+        )
+    blank = ~images.flatten(1).any(dim=1).numpy()
+    assert set(rows[blank]) == set(reasons)
+    living = rows[~blank]
+    torch.testing.assert_close(images[torch.from_numpy(~blank)], stack.read_normalized(living, 8.0))
+    stack.read_normalized(rows, 8.0, dead)
+    assert len(dead) == 5  # each is taken once
+    first = dead.describe(9)
+    assert first.count("(row ") == 5 and first.endswith("; and 4 more")
+
+
+@pytest.mark.parametrize(("total", "is_too_many"), [(60, True), (99, True), (100, False)])
+def test_too_many_dead_images_are_an_error(tmp_path, total, is_too_many):
+    particles = make_particles(tmp_path, (60,))
+    spoil(particles.stacks[0])
+    stack, dead = ImageStack(particles), DeadImages(total)
+    if not is_too_many:
+        stack.read_normalized(np.arange(60), 8.0, dead)
+        return
+    named = rf"more than 5% of {total} images cannot be used: \d+@stack0.mrcs \(row \d+\) .*--ind.*--background-radius"
+    with pytest.raises(ValueError, match=named):
+        stack.read_normalized(np.arange(60), 8.0, dead)
+
+
+def test_one_dead_image_is_never_too_many(tmp_path):
+    particles = make_particles(tmp_path, (3,))
+    write_stack(particles.stacks[0], np.stack([np.zeros((16, 16)), *np.random.default_rng(0).normal(size=(2, 16, 16))]))
+    dead = DeadImages(3)
+    ImageStack(particles).read_normalized(np.arange(3), 8.0, dead)
+    assert len(dead) == 1
 
 
 def test_pixel_size_sets_the_ring(tmp_path):

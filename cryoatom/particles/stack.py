@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Integer
@@ -12,7 +16,65 @@ from cryoatom.fourier import pixel_coordinates
 from cryoatom.records import Particles
 
 _AT_ONCE = 16  # images that fit in the processor's cache together
+_MOST_DEAD = 0.05  # of the images that may be unusable
+_NAMED = 5  # images in a message
+_HUGE = 1e15  # a pixel's square, summed, is then near the end of float32
+_NOT_FINITE = "has pixels that are not finite numbers"
 _FEWEST_PIXELS = 32  # of a background: its standard deviation is then known to 12%
+
+
+@dataclass(frozen=True)
+class DeadImage:
+    """An image that cannot be used: its row and name in the particle file, and why."""
+
+    row: int
+    name: str
+    reason: str
+
+
+class DeadImages:
+    """The images of a dataset that cannot be used, collected while all are read.
+
+    Parameters
+    ----------
+    total : int
+        Images of the dataset.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._by_row: dict[int, DeadImage] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_row)
+
+    def __iter__(self) -> Iterator[DeadImage]:
+        return iter([self._by_row[row] for row in sorted(self._by_row)])
+
+    def __contains__(self, row: object) -> bool:
+        return row in self._by_row
+
+    def add(self, image: DeadImage) -> None:
+        """Take an image, once.
+
+        Raises
+        ------
+        ValueError
+            If more than one and more than 5% of all images cannot be used.
+        """
+        self._by_row[image.row] = image
+        if len(self) > max(1, _MOST_DEAD * self._total):
+            raise ValueError(
+                f"more than {_MOST_DEAD:.0%} of {self._total} images cannot be used: {self.describe()}; leave them out "
+                "(--ind); if they are masked, choose a smaller --background-radius, or extract them without a mask"
+            )
+
+    def describe(self, count: int = 0) -> str:
+        """Name the first few, and say how many more there are; `count` of all, if more than have been read."""
+        first = list(islice(self, _NAMED))
+        named = "; ".join(f"{image.name} (row {image.row}) {image.reason}" for image in first)
+        more = max(count, len(self)) - len(first)
+        return f"{named}; and {more} more" if more else named
 
 
 class ImageStack:
@@ -45,40 +107,79 @@ class ImageStack:
         ValueError
             For a pixel that is NaN or infinite; names the image.
         """
+        images = self._read(index)
+        wrong = _not_finite(images)
+        if len(wrong):
+            raise ValueError(f"{self._describe(int(index[wrong[0]]))} {_NOT_FINITE}")
+        return images
+
+    def read_normalized(
+        self, index: Integer[np.ndarray, " batch"], radius: float, dead: DeadImages | None = None
+    ) -> Float[Tensor, "batch box box"]:
+        """Read images with a background, outside `radius` Å, of mean 0 and standard deviation 1.
+
+        Parameters
+        ----------
+        index
+            Rows of the particles.
+        radius
+            Å.
+        dead
+            Takes the images that cannot be used, which are then all zero: the caller must leave them out. Without it
+            such an image is an error.
+
+        Raises
+        ------
+        ValueError
+            For an image whose pixels are not finite, or are constant in the background; names it. With `dead`: if
+            there are too many of them.
+        """
+        images, reasons = self._read(index), {}
+        for place in _not_finite(images):
+            reasons[place] = _NOT_FINITE
+            images[place] = 0
+        mean, std = estimate_noise(images, radius, self._particles.pixel_size)
+        is_normal = (std > 1e-6 * mean.abs()) & torch.isfinite(std)  # else all of the spread is rounding
+        for place in torch.nonzero(~is_normal)[:, 0].tolist():
+            reasons.setdefault(place, _why_not_normal(images[place], radius))
+        images.sub_(mean[:, None, None]).div_(std[:, None, None])
+        for place, reason in sorted(reasons.items()):
+            row = int(index[place])
+            if dead is None:
+                raise ValueError(f"{self._describe(row)} {reason}; leave it out{_way_out(reason)}")
+            images[place] = 0
+            dead.add(DeadImage(row, str(self._particles.image_names[row]), reason))
+        return images
+
+    def _read(self, index: np.ndarray) -> Tensor:
         stacks, slices = self._particles.stack_of_image[index], self._particles.slice_of_image[index]
         images = np.empty((len(index), self._particles.box, self._particles.box), np.float32)
         for number in np.unique(stacks):
             places = np.flatnonzero(stacks == number)
             self._stacks[int(number)].read_into(images, places, slices[places])
-        tensor = torch.from_numpy(images)
-        suspects = torch.nonzero(~torch.isfinite(tensor.sum(dim=(-2, -1))))[:, 0]  # one pass; huge pixels may overflow
-        wrong = suspects[~torch.isfinite(tensor[suspects]).all(dim=-1).all(dim=-1)]
-        if len(wrong):
-            raise ValueError(f"{self._describe(int(index[wrong[0]]))} has pixels that are not finite numbers")
-        return tensor
-
-    def read_normalized(self, index: Integer[np.ndarray, " batch"], radius: float) -> Float[Tensor, "batch box box"]:
-        """Read images with a background, outside `radius` Å, of mean 0 and standard deviation 1.
-
-        Raises
-        ------
-        ValueError
-            For an image that cannot be read, or has a constant background; names it.
-        """
-        images = self.read(index)
-        mean, std = estimate_noise(images, radius, self._particles.pixel_size)
-        constant = torch.nonzero(std <= 1e-6 * mean.abs())[:, 0]  # all of the spread is rounding
-        if len(constant):
-            raise ValueError(
-                f"{self._describe(int(index[constant[0]]))} is constant outside {radius:g} Å: "
-                "it is masked or empty and its noise cannot be measured; leave it out, or choose a smaller radius"
-            )
-        return images.sub_(mean[:, None, None]).div_(std[:, None, None])
+        return torch.from_numpy(images)
 
     def _describe(self, row: int) -> str:
         particles = self._particles
         place = f"slice {particles.slice_of_image[row]} of {particles.stacks[particles.stack_of_image[row]]}"
         return f"image {particles.image_names[row]} of {particles.source} ({place})"
+
+
+def _not_finite(images: Tensor) -> list[int]:
+    suspects = torch.nonzero(~torch.isfinite(images.sum(dim=(-2, -1))))[:, 0]  # one pass; huge pixels may overflow
+    return suspects[~torch.isfinite(images[suspects]).all(dim=-1).all(dim=-1)].tolist()
+
+
+def _why_not_normal(image: Tensor, radius: float) -> str:
+    if bool((image == image[0, 0]).all()):
+        return f"is constant: all pixels are {float(image[0, 0]):g}"
+    if bool(image.abs().max() > _HUGE):
+        return f"has pixels of up to {float(image.abs().max()):.2g}: too large to be normalised"
+    return f"is constant outside {radius:g} Å: it is masked, and its noise cannot be measured"
+
+
+def _way_out(reason: str) -> str:
+    return ", or choose a smaller radius" if "outside" in reason else ""
 
 
 def background_ring(

@@ -1,0 +1,110 @@
+"""Folders of arrays that appear whole or not at all, and whose damage is noticed when they are opened again."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SEAL = "sealed.json"
+_BLOCK = 1 << 20  # bytes of a checked block
+_BLOCKS = 64  # of a file, evenly spaced, its first and its last among them: smaller files are checked whole
+
+
+@contextmanager
+def sealing(folder: Path, content: dict[str, object]) -> Iterator[Path]:
+    """Yield an empty folder that becomes `folder` when all is written, with `content`, sizes and checksums in its seal.
+
+    Another run that was first with the same folder wins; what dead runs of this machine left is removed.
+
+    Raises
+    ------
+    OSError
+        The disk is full or the folder cannot be written; nothing is left under the final name.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}.{platform.node()}.*"):
+        process = int(left.name.rsplit(".", 1)[1])
+        if process == os.getpid() or not _is_running(process):  # containers give every run the same number
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = folder.with_name(f".{folder.name}.{platform.node()}.{os.getpid()}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
+        (temporary / SEAL).write_text(json.dumps({**content, "files": files}), encoding="utf-8")
+        try:
+            os.replace(temporary, folder)
+        except OSError:  # there is one, of another run or without its seal
+            if not (folder / SEAL).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def break_seal(folder: Path) -> None:
+    """Let the folder be replaced."""
+    (folder / SEAL).unlink(missing_ok=True)
+
+
+def find_damage(folder: Path, content: dict[str, object]) -> str | None:
+    """Return what is wrong with a sealed folder, or None.
+
+    Sizes are compared, small files whole and of large ones 64 blocks of 1 MiB; a reader that must not trust the rest
+    has to check what it reads.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no sealed folder.
+    """
+    text = (folder / SEAL).read_bytes()
+    try:
+        seal = json.loads(text)
+        files = {str(name): (int(size), [int(crc) for crc in crcs]) for name, (size, crcs) in seal["files"].items()}
+        found = {name: seal[name] for name in content}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return f"{SEAL} is not readable"
+    if found != content:
+        return f"{SEAL} is of something else"
+    for name, (size, crcs) in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes, {size} were written"
+        if _fingerprint(path) != [size, crcs]:
+            return f"{name} has other bytes than were written"
+    return None
+
+
+def _fingerprint(path: Path) -> list[int | list[int]]:
+    """Return a file's size and the CRC-32 of some of its blocks."""
+    size = path.stat().st_size
+    count = max(1, -(-size // _BLOCK))
+    if count <= _BLOCKS:
+        starts = [_BLOCK * block for block in range(count)]
+    else:
+        starts = [block * (size - _BLOCK) // (_BLOCKS - 1) for block in range(_BLOCKS)]
+    checksums: list[int] = []
+    with path.open("rb") as file:
+        for start in starts:
+            file.seek(start)
+            checksums.append(zlib.crc32(file.read(_BLOCK)))
+    return [size, checksums]
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
