@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from cryoatom.files.replacing import replacing
+from cryoatom.files.lock import locked
+from cryoatom.files.npy import npy_writer
+from cryoatom.files.replacing import remove_leftovers, replacing
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,36 @@ class RunFolder:
         """How sure the estimated poses are, one row an image."""
         return self.path / "poses.csv"
 
+    @property
+    def lock(self) -> Path:
+        """There while a run writes; who it is."""
+        return self.path / ".lock"
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Make the folder if need be, keep other runs out of it, and clear what killed ones left half-written.
+
+        Raises
+        ------
+        ValueError
+            If another run writes there; says which.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with locked(self.lock):
+            for folder in (self.path, self.pdb):
+                remove_leftovers(folder)
+            yield
+
+    @property
+    def image_report(self) -> Path:
+        """How well each image fits, and whether it may be junk; one row an image."""
+        return self.path / "images.csv"
+
+    @property
+    def good_rows(self) -> Path:
+        """Rows of the particle file whose images fit."""
+        return self.path / "good.npy"
+
     def start_anew(self, *, overwrite: bool) -> None:
         """Make room for a new run: a run that is in the folder is removed, images in matched form and the log stay.
 
@@ -108,6 +141,8 @@ class RunFolder:
             *self.path.glob("z*.npy"),
             self.poses,
             self.pose_report,
+            self.image_report,
+            self.good_rows,
             self.metrics,
             self.conformations,
         ]
@@ -120,15 +155,19 @@ class RunFolder:
         for path in old:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
+    def checkpoints(self) -> list[Path]:
+        """Return the checkpoints of epochs, the last one first."""
+        numbered = [p for p in self.path.glob("weights.*.pt") if p.name.split(".")[1].isdigit()]
+        return sorted(numbered, key=lambda p: int(p.name.split(".")[1]), reverse=True)
+
     def latest_checkpoint(self) -> Path | None:
         """Return the checkpoint of the highest epoch, or None."""
-        numbered = [p for p in self.path.glob("weights.*.pt") if p.name.split(".")[1].isdigit()]
-        return max(numbered, key=lambda p: int(p.name.split(".")[1]), default=None)
+        return next(iter(self.checkpoints()), None)
 
     def save_array(self, path: Path, array: np.ndarray) -> None:
         """Write an array as .npy."""
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.save(file, array)
+        with npy_writer(path, array.shape, array.dtype) as write:
+            write(array)
 
     def save_text(self, path: Path, text: str) -> None:
         """Write a text file."""

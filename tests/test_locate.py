@@ -1,4 +1,5 @@
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,63 @@ def test_a_folder_is_no_stack(tmp_path):
     (tmp_path / "a.mrcs").mkdir()
     with pytest.raises(FileNotFoundError):
         locate_stacks(["a.mrcs"], tmp_path / "p.star")
+
+
+def test_names_with_dots_stay_below_a_folder_above_the_particle_file(tmp_path):
+    stack = touch(tmp_path / "other/a.mrcs")
+    source = touch(tmp_path / "run/p.star")
+    assert locate_stacks(["../other/a.mrcs"], source) == (stack,)
+    assert locate_stacks(["x/../../other/./a.mrcs"], source) == (stack,)  # x need not exist: what is checked is opened
+    touch(tmp_path / "b.mrcs")
+    with pytest.raises(FileNotFoundError, match=r"do not exist .*: \.\./\.\./\.\./\.\./\.\./\.\./b\.mrcs"):
+        locate_stacks(["../" * 6 + "b.mrcs"], source)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "etc/passwd", "../" * 40 + "etc/passwd", "//etc/passwd"])
+def test_a_particle_file_cannot_name_any_file_of_the_machine(tmp_path, monkeypatch, name):
+    source = touch(tmp_path / "run/p.star")
+    for cwd in (tmp_path, Path("/")):
+        monkeypatch.chdir(cwd)
+        for datadir in (None, tmp_path, tmp_path / "run"):
+            with pytest.raises(FileNotFoundError, match=r"do not exist .*etc/passwd") as caught:
+                locate_stacks([name], source, datadir)
+            if name != "etc/passwd":
+                assert "/etc/passwd exists, but lies outside" in str(caught.value)
+                assert "if you trust it give a" in str(caught.value)
+    assert locate_stacks([name], source, Path("/")) == (Path("/etc/passwd").resolve(),)  # as the user says
+
+
+@pytest.mark.parametrize("make", [str, lambda path: os.path.relpath(path, path.parents[2] / "home/run")])
+def test_a_stack_far_away_is_found_below_the_data_folder(tmp_path, make):
+    stack = touch(tmp_path / "scratch/set/a.mrcs")
+    source = touch(tmp_path / "home/run/poses.star")
+    assert locate_stacks([make(stack)], source, tmp_path / "scratch") == (stack,)
+    with pytest.raises(FileNotFoundError, match="by their whole names, by the same from .*home/run, and by file name"):
+        locate_stacks([make(stack)], source, tmp_path / "home")
+
+
+def test_links_may_lead_out(tmp_path):
+    stack = touch(tmp_path / "store/blob")
+    source = touch(tmp_path / "project/p.star")
+    (tmp_path / "project/Movies").symlink_to(tmp_path / "store")
+    assert locate_stacks(["Movies/blob"], source, source.parent) == (stack,)
+    assert locate_stacks([str(source.parent / "Movies/blob")], source) == (stack,)
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\0.mrcs"])
+def test_names_that_are_none(tmp_path, name):
+    with pytest.raises(ValueError, match=r"p\.star: expected the name of an image stack, found '"):
+        locate_stacks([name], tmp_path / "p.star")
+
+
+def test_a_pipe_is_no_stack_and_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.mrcs")
+    for datadir in (None, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"a\.mrcs is no regular file"):
+            locate_stacks(["a.mrcs"], tmp_path / "p.star", datadir)
+
+
+def test_a_message_is_one_printable_line(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        locate_stacks(["a\nb\x1b[31m.mrcs"], tmp_path / "p.star")
+    assert str(caught.value).isprintable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import platform
 from importlib import import_module
@@ -10,6 +11,7 @@ import click
 
 from cryoatom import __version__
 from cryoatom.cli.log import console_log, error_line
+from cryoatom.cli.signals import Stopped, stopping
 
 COMMANDS = {
     "template": "cryoatom.cli.template:template",
@@ -20,6 +22,8 @@ COMMANDS = {
     "demo": "cryoatom.cli.demo:demo",
 }
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+_GO_ON = "; go on with --load latest"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _logger = logging.getLogger("cryoatom")
 
 
@@ -49,15 +53,21 @@ class LazyGroup(click.Group):
         """Run the command; an error becomes one line on stderr and exit code 1 (its traceback goes to run.log)."""
         with console_log(verbose=ctx.params["verbose"], debug=ctx.params["debug"]):
             try:
-                return super().invoke(ctx)
+                with stopping():
+                    return super().invoke(ctx)
             except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
                 raise
-            except KeyboardInterrupt:
-                _logger.error("interrupted")
-                ctx.exit(INTERRUPTED)
+            except Stopped as stop:
+                _logger.error("%s%s", stop, _GO_ON if ctx.invoked_subcommand == "train" else "")
+                ctx.exit(stop.exit_code)
             except Exception as error:
-                _logger.error(error_line(error), exc_info=error)
+                _logger.error(error_line(error) + _way_out(error, ctx), exc_info=error)
                 ctx.exit(1)
+
+
+def _way_out(error: Exception, ctx: click.Context) -> str:
+    is_full = isinstance(error, OSError) and error.errno in _FULL
+    return f"; make room and{_GO_ON[1:]}" if is_full and ctx.invoked_subcommand == "train" else ""
 
 
 @click.group(

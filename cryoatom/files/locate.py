@@ -6,6 +6,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -13,12 +14,32 @@ logger = logging.getLogger(__name__)
 _SHOWN = 20  # names in an error message; the log has them all
 
 
+@dataclass(frozen=True)
+class _Rule:
+    """One place to look: `root` joined with a name, or with its last part, if that stays within one of `bounds`."""
+
+    root: Path
+    bounds: tuple[Path, ...]
+    is_whole_name: bool = True
+
+    def path(self, name: str) -> Path | None:
+        """Return where a name leads, None if that is out of bounds; symbolic links are not followed for this."""
+        path = _absolute(self.root / (name if self.is_whole_name else Path(name).name))
+        return path if any(path.is_relative_to(bound) for bound in self.bounds) else None
+
+    def __str__(self) -> str:
+        return f"in {self.root} by {'their whole names' if self.is_whole_name else 'file name, ignoring their folders'}"
+
+
 def locate_stacks(names: Sequence[str], source: Path, datadir: Path | None = None) -> tuple[Path, ...]:
     """Find image stacks by the names that a particle file has for them.
 
-    With `datadir`, a stack is `datadir` joined with the whole name, else with the file name alone. Without it, names
-    are relative to the particle file's folder, to a folder above it (a RELION project), or to the working directory.
-    Which rule matched is logged.
+    With `datadir`, a stack is `datadir` joined with the whole name, else what the name means from the particle file's
+    folder, else `datadir` joined with the file name alone; it lies within `datadir`. Without it, names are relative to
+    the particle file's folder, to a folder above it (a RELION project), or to the working directory; / is none of
+    these, and absolute names and those with ``..`` must stay below one of them. So a particle file from a stranger
+    cannot name just any file of this machine. Symbolic links may lead anywhere: who made them could read what they
+    point to. Which rule matched is logged.
 
     Parameters
     ----------
@@ -38,27 +59,29 @@ def locate_stacks(names: Sequence[str], source: Path, datadir: Path | None = Non
     FileNotFoundError
         Naming all stacks that are in none of these places, or `datadir` itself.
     ValueError
-        If two names would be the same file because their folders were ignored.
+        If a name is none, or two names would be the same file because their folders were ignored.
     """
     if datadir is not None and not datadir.is_dir():
         raise FileNotFoundError(f"the data folder {datadir} does not exist")
+    for name in names:
+        if not name.strip() or "\0" in name:
+            raise ValueError(f"{source}: expected the name of an image stack, found {name!r}")
     rules = _rules(source, datadir)
     found, missing, matched = [], [], Counter()
     for name in names:
-        for root, is_whole_name in rules:
-            path = root / (name if is_whole_name else Path(name).name)
-            if path.is_file():
+        for rule in rules:
+            path = rule.path(name)
+            if path is not None and path.is_file():
                 found.append(path.resolve())
-                matched[root, is_whole_name] += 1
+                matched[rule] += 1
                 break
         else:
             missing.append(name)
     if missing:
-        raise FileNotFoundError(_missing_text(missing, len(names), source, datadir, [root for root, _ in rules]))
-    for (root, is_whole_name), count in matched.items():
-        how = "by their whole names" if is_whole_name else "by file name, ignoring their folders"
-        logger.info("%d of %d image stacks found in %s %s", count, len(names), root, how)
-    if any(not is_whole_name for _, is_whole_name in matched):
+        raise FileNotFoundError(_missing_text(missing, len(names), source, datadir))
+    for rule, count in matched.items():
+        logger.info("%d of %d image stacks found %s", count, len(names), rule)
+    if any(not rule.is_whole_name for rule in matched):
         _check_distinct(names, found, source)
     return tuple(found)
 
@@ -76,23 +99,45 @@ def stack_name(stack: Path, name: str, source: Path) -> str:
     return os.path.relpath(stack.resolve(), folder.resolve())
 
 
-def _rules(source: Path, datadir: Path | None) -> list[tuple[Path, bool]]:
-    """Return (folder, whether the whole name is joined to it), in the order in which they are tried."""
+def _rules(source: Path, datadir: Path | None) -> list[_Rule]:
+    """Return the places in the order in which they are tried."""
+    folder = _absolute(source).parent
     if datadir is not None:
-        return [(datadir.absolute(), True), (datadir.absolute(), False)]
-    folder = source.absolute().parent
-    return [(root, True) for root in dict.fromkeys([folder, *folder.parents, Path.cwd()])]
+        root = _absolute(datadir)
+        return [_Rule(root, (root,)), _Rule(folder, (root,)), _Rule(root, (root,), is_whole_name=False)]
+    above = [root for root in (folder, *folder.parents, Path.cwd()) if root != Path(root.anchor)] or [folder]
+    return [_Rule(root, tuple(above)) for root in dict.fromkeys(above)]
 
 
-def _missing_text(names: list[str], total: int, source: Path, datadir: Path | None, roots: list[Path]) -> str:
-    listed = ", ".join(names[:_SHOWN])
+def _absolute(path: Path) -> Path:
+    """Return a path without ``..``; links are not followed."""
+    return Path("/" + os.path.abspath(path).lstrip("/"))  # two slashes at the start mean nothing here
+
+
+def _missing_text(names: list[str], total: int, source: Path, datadir: Path | None) -> str:
+    shown = [name if name.isprintable() else repr(name) for name in names]
+    listed = ", ".join(shown[:_SHOWN])
     if len(names) > _SHOWN:
         listed += f" and {len(names) - _SHOWN} more"
-        logger.info("missing image stacks: %s", ", ".join(names))
-    where = " and ".join(map(str, dict.fromkeys(roots))) if datadir else f"the folder of {source} and those above it"
-    return f"{len(names)} of {total} image stacks of {source} do not exist (looked in {where}): {listed}" + (
-        "" if datadir else "; give the folder that they are relative to with --datadir"
-    )
+        logger.info("missing image stacks: %s", ", ".join(shown))
+    folder = _absolute(source).parent
+    if datadir is None:
+        where = f"{folder}, the folders above it and {Path.cwd()}"
+    else:
+        where = f"{datadir}, by their whole names, by the same from {folder}, and by file name alone"
+    text = f"{len(names)} of {total} image stacks of {source} do not exist (looked in {where}): {listed}"
+    return text + _way_out(names, folder, datadir)
+
+
+def _way_out(names: list[str], folder: Path, datadir: Path | None) -> str:
+    """Say what the first missing name has against it, if it is there after all."""
+    path = _absolute(folder / names[0])
+    if path.exists() and not path.is_file():
+        return f"; {path} is no regular file"
+    if not path.is_file():
+        return "" if datadir else "; give the folder that they are relative to with --datadir"
+    other = "another" if datadir else "a"
+    return f"; {path} exists, but lies outside of where names may lead: if you trust it give {other} --datadir above it"
 
 
 def _check_distinct(names: Sequence[str], found: list[Path], source: Path) -> None:

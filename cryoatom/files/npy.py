@@ -1,18 +1,67 @@
-"""Large .npy arrays, written piece by piece.
+"""Arrays as .npy: large ones written piece by piece, and those of strangers read with care.
 
 Not by a memory map: a full disk kills a process that writes to a map (SIGBUS), and raises OSError here.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from cryoatom.files.replacing import replacing
+
+NPY_DAMAGE = (  # what numpy raises for bytes that are no array
+    *(ValueError, EOFError, SyntaxError, tokenize.TokenError, TypeError, OverflowError, RecursionError, MemoryError),
+    *(LookupError, AttributeError, NotImplementedError, struct.error, zlib.error, zipfile.BadZipFile),
+)
+
+
+def read_npy(path: Path, longest_header: int = 10_000) -> np.ndarray:
+    """Read an array of numbers, texts or records, and never a pickle.
+
+    Parameters
+    ----------
+    longest_header : int
+        Bytes; long ones take long to parse.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is no .npy file, is cut short, or promises more than it holds (before memory is taken); in one line,
+        without the file's name.
+    """
+    with path.open("rb") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else _read_array_header_2_0
+            shape, _, dtype = read_header(file, max_header_size=longest_header)
+            expected, found = math.prod(shape) * max(dtype.itemsize, 1), os.fstat(file.fileno()).st_size - file.tell()
+            if expected > found or min(shape, default=0) < 0:
+                raise ValueError(f"its header promises {dtype} of shape {shape}, found {found} bytes; copy it again")
+            file.seek(0)
+            return np.lib.format.read_array(file, allow_pickle=False, max_header_size=longest_header)
+        except NPY_DAMAGE as error:
+            raise ValueError(one_line(error)) from None
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's text in one line, not too long."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+_read_array_header_2_0 = np.lib.format.read_array_header_2_0  # version 3 differs in the encoding of names alone
 
 
 @contextmanager

@@ -30,7 +30,10 @@ def read_psf(path: Path) -> Atoms:
     start = next((i for i, line in enumerate(lines) if "!NATOM" in line), None)
     if start is None or not lines[0].startswith("PSF"):
         raise ValueError(f"{path} is not a PSF file: expected PSF in its first line and an !NATOM section")
-    count = int(lines[start].split()[0])
+    announced = lines[start].split()[0]
+    count = int(announced) if announced.isdecimal() else 0
+    if count == 0:
+        raise ValueError(f"{path}: expected a number of atoms before !NATOM, found {announced!r}")
     rows = [_split(path, number, line) for number, line in enumerate(lines[start + 1 : start + 1 + count], start + 2)]
     if len(rows) < count:
         raise ValueError(f"{path}: !NATOM announces {count} atoms, the file ends after {len(rows)}")

@@ -118,8 +118,11 @@ def _read_atom_site(path: Path) -> AtomSite:
     except (RuntimeError, ValueError, OSError) as error:
         raise ValueError(f"{path} is not a readable mmCIF file: {error}") from error
     for block in document:
-        site = block.get_mmcif_category("_atom_site.")
-        if site:
+        try:
+            site = block.get_mmcif_category("_atom_site.")
+        except RuntimeError as error:
+            raise ValueError(f"{path} is not a readable mmCIF file: {error}") from error
+        if site and all(site.values()):
             return site
     raise ValueError(f"{path}: no _atom_site table; expected an mmCIF file with atoms")
 

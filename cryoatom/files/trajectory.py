@@ -12,6 +12,7 @@ from typing import Self
 
 import numpy as np
 
+from cryoatom.files.npy import read_npy
 from cryoatom.files.psf import read_psf
 from cryoatom.files.replacing import replacing
 from cryoatom.files.structure import MMCIF_SUFFIXES, PDB_SUFFIXES, format_suffix, read_atoms, read_models
@@ -196,8 +197,8 @@ def _read_xtc(path: Path) -> np.ndarray:
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        positions = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        positions = read_npy(path)
+    except ValueError as error:
         raise ValueError(f"{path} is not a readable .npy array: {error}") from error
     if positions.ndim != 3 or positions.shape[2] != 3 or positions.dtype.kind not in "fiu":
         raise ValueError(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cryoatom.files.npy import read_npy
 from cryoatom.files.trajectory import Trajectory, read_trajectory
 from cryoatom.structure.match import match_residues
 from cryoatom.structure.template import Template, template_from_atoms
@@ -134,7 +135,7 @@ def read_labels(path: Path, images: int, frames: int) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"no file of labels {path}")
     try:
-        labels = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.array(path.read_text().split())
+        labels = read_npy(path) if path.suffix == ".npy" else np.array(path.read_text().split())
         numbers = labels.astype(np.int64)
         if numbers.ndim != 1 or (labels.dtype.kind not in "U" and (numbers != labels).any()):
             raise ValueError(f"found {labels.dtype} of shape {labels.shape}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import KDTree
 
+from cryoatom.files.npy import NPY_DAMAGE, one_line
 from cryoatom.files.replacing import replacing
 from cryoatom.structure.polymer import MAX_PEPTIDE_DISTANCE, backbone_positions
 from cryoatom.structure.template import Template
@@ -118,10 +120,15 @@ def read_graph(path: str | os.PathLike) -> ProteinGraph:
     if not path.is_file():
         raise FileNotFoundError(f"graph {path} does not exist; `cryoatom graph template.cif -o {path}` writes it")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             graph = ProteinGraph(file["edges"], file["kinds"], file["energies"], int(file["residues"]))
-    except (KeyError, ValueError, OSError, EOFError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is not a graph written by `cryoatom graph`: {error}") from error
+    except NPY_DAMAGE as error:
+        raise ValueError(f"{path} is not a graph written by `cryoatom graph`: {one_line(error)}") from error
+    count = len(graph.edges) if graph.edges.ndim else 0
+    if graph.edges.shape != (count, 2) or graph.kinds.shape != (count,) or graph.energies.shape != (count,):
+        raise ValueError(f"{path} is not a graph written by `cryoatom graph`: its arrays differ in length")
+    if graph.edges.dtype.kind != "i" or graph.kinds.dtype.kind != "i" or graph.energies.dtype.kind != "f":
+        raise ValueError(f"{path} is not a graph written by `cryoatom graph`: its arrays are of other types")
     if graph.edges.size and not 0 <= graph.edges.min() <= graph.edges.max() < graph.residues:
         raise ValueError(f"{path}: edges point outside the {graph.residues} residues of the graph")
     return graph

@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import pickle
+import struct
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,11 @@ from cryoatom.training.trainer import Trainer
 History = list[dict[str, float]]
 Identity = dict[str, str]
 _logger = logging.getLogger(__name__)
+_DAMAGE = (  # what torch.load raises for files that are cut short, full of zeros, or garbage
+    *(RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError),
+    *(AssertionError, OverflowError, MemoryError, OSError, NotImplementedError),
+    *(struct.error, zlib.error, zipfile.BadZipFile),
+)
 
 
 def save_checkpoint(path: Path, trainer: Trainer, history: History, identity: Identity) -> None:
@@ -35,6 +43,7 @@ def save_checkpoint(path: Path, trainer: Trainer, history: History, identity: Id
         "optimizer": trainer.optimizer.state_dict(),
         "latents": trainer.latents.state_dict(),
         "poses": trainer.poses.state_dict(),
+        "fits": trainer.fits.state_dict(),
     }
     buffer = io.BytesIO()  # torch.save to a full disk raises a RuntimeError that does not say so
     torch.save(state, buffer)
@@ -52,22 +61,30 @@ def load_checkpoint(path: Path, trainer: Trainer) -> History:
         group.update(setting)  # rates are this run's options, not the checkpoint's
     trainer.latents = LatentTable.from_state(state["latents"])
     trainer.poses.load_state_dict(state["poses"])
+    trainer.fits.load_state_dict(state["fits"])
     return state["history"]
 
 
 def _read(path: Path) -> dict[str, Any]:
+    content = io.BytesIO(path.read_bytes())
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
+        damaged = zipfile.ZipFile(content).testzip()  # by its checksums; torch does not look at them
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} is wrong")
+        content.seek(0)
+        state = torch.load(content, map_location="cpu", weights_only=True)
+    except _DAMAGE as error:
         reason = str(error).split("\n")[0] or "it is empty or cut short"
-        raise ValueError(f"{path} is not a cryoatom checkpoint: {reason}") from None
-    if not isinstance(state, dict) or "identity" not in state:
+        raise ValueError(f"{path} is not a cryoatom checkpoint, or damaged: {reason}") from None
+    if not isinstance(state, dict) or not isinstance(state.get("identity"), dict):
         raise ValueError(f"{path} is not a cryoatom checkpoint")
     return state
 
 
 def find_checkpoint(load: str | Path | None, folder: RunFolder, identity: Identity) -> Path | None:
     """Return the checkpoint that `--load` names, if it belongs to this run; None starts anew.
+
+    Where the latest one is damaged, as a crash of the machine may leave it, the one before is taken, with a warning.
 
     Raises
     ------
@@ -76,14 +93,12 @@ def find_checkpoint(load: str | Path | None, folder: RunFolder, identity: Identi
     ValueError
         If it is no checkpoint, or one of another run; says what differs.
     """
-    path = folder.latest_checkpoint() if load == "latest" else None if load is None else Path(load)
-    if path is None:
-        if load == "latest":
-            _logger.warning("no checkpoint in %s: starting anew", folder.path)
+    if load is None:
         return None
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint {path}")
-    found = _read(path)["identity"]
+    if load == "latest" and not folder.checkpoints():
+        _logger.warning("no checkpoint in %s: starting anew", folder.path)
+        return None
+    path, found = _latest_whole(folder.checkpoints()) if load == "latest" else _named(Path(load))
     different = [name for name in identity if found.get(name) != identity[name]]
     if different:
         raise ValueError(
@@ -91,3 +106,24 @@ def find_checkpoint(load: str | Path | None, folder: RunFolder, identity: Identi
             "template and options it was started with, or start anew without --load"
         )
     return path
+
+
+def _named(path: Path) -> tuple[Path, Identity]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint {path}")
+    return path, _read(path)["identity"]
+
+
+def _latest_whole(paths: list[Path]) -> tuple[Path, Identity]:
+    """Return the first of `paths`, the last epoch's first, that can be read; the error of the first where none can."""
+    errors: list[ValueError] = []
+    for path in paths:
+        try:
+            identity = _read(path)["identity"]
+        except ValueError as error:
+            errors.append(error)
+            continue
+        if errors:
+            _logger.warning("%s; going on from %s before it", "; ".join(map(str, errors)), path)
+        return path, identity
+    raise errors[0]

@@ -1,0 +1,73 @@
+"""One writer to a folder at a time: a lock that ends with its process, however that ends."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import platform
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, SoftFileLock, Timeout
+
+_logger = logging.getLogger(__name__)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # the file system has none, or its lock service is down
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`; it is gone afterwards.
+
+    The kernel releases the lock when the process dies, so a file that a killed process left is no obstacle. Where the
+    file system has no locks, the file itself is the lock (filelock's soft lock), and on a machine other than this one
+    nobody can tell whether its process still runs.
+
+    Parameters
+    ----------
+    path : Path
+        In the folder that is written; holds the process and the host.
+
+    Raises
+    ------
+    ValueError
+        If another process, or another run of this one, holds it; says which.
+    OSError
+        If the file cannot be written.
+    """
+    lock = FileLock(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # filelock warns of a soft lock; the error says what that means
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(_held_text(path, is_soft=isinstance(lock, SoftFileLock))) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        _logger.warning("%s cannot be locked (%s): see that no other run writes there", path.parent, error.strerror)
+        yield
+        return
+    try:
+        if not isinstance(lock, SoftFileLock):  # that one has written the same
+            with suppress(OSError):  # a full disk: the lock holds, it only cannot say whose it is
+                path.write_text(f"{os.getpid()}\n{platform.node()}\n", encoding="utf-8")
+        yield
+    finally:
+        if not isinstance(lock, SoftFileLock):
+            path.unlink(missing_ok=True)  # while it is held: who opened it meanwhile finds that it has no name
+        lock.release()
+
+
+def _held_text(path: Path, *, is_soft: bool) -> str:
+    try:
+        process, host = path.read_text(encoding="utf-8", errors="replace").splitlines()[:2]
+        holder = f"process {process} on host {host}"
+    except (OSError, ValueError):
+        holder = "another process"
+    text = f"{path.parent} is being written by {holder}: wait for it, or choose another --outdir"
+    if is_soft:
+        text += f" (this file system has no locks: if that process is gone, delete {path})"
+    return text
