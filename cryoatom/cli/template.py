@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from cryoatom.structure.template import Template, TemplateReport
-
-MAX_NAMES = 8
 FILE = click.Path(path_type=Path)
 
 
@@ -23,58 +15,53 @@ FILE = click.Path(path_type=Path)
 @click.option("--chain", "chains", multiple=True, help="Keep this chain; may be given several times.")
 @click.option("--residues", help="Keep these residues: 1-214, or 1-29,60-121, or A:1-29,B:5-80.")
 @click.option("--onto", type=FILE, help="Superpose onto this structure, which lies in the frame of the poses.")
-@click.option("--center/--no-center", default=True, help="Move the C-alpha centroid to the origin (not with --onto).")
+@click.option("--fit", type=FILE, help="Fit into this map (.mrc, .map, .ccp4), or to these particles and their poses.")
+@click.option("--datadir", type=FILE, help="For --fit: folder of the image stacks.")
+@click.option("--uninvert-data", is_flag=True, help="For --fit: particles are bright in the images.")
+@click.option("--force", is_flag=True, help="For --fit: go on where hand or contrast of the data are found wrong.")
+@click.option(
+    "--center/--no-center", default=True, help="Move the C-alpha centroid to the origin, without --onto, --fit."
+)
 def template(
-    structure: Path, output: Path, chains: tuple[str, ...], residues: str | None, onto: Path | None, center: bool
+    structure: Path,
+    output: Path,
+    chains: tuple[str, ...],
+    residues: str | None,
+    onto: Path | None,
+    fit: Path | None,
+    center: bool,
+    datadir: Path | None,
+    uninvert_data: bool,
+    force: bool,
 ) -> None:
     """Turn a structure into a template: protein residues, canonical names, one conformer, chain breaks found.
 
-    STRUCTURE is mmCIF (AlphaFold 3) or PDB, .gz too. What is dropped is listed.
+    STRUCTURE is mmCIF (AlphaFold 3) or PDB, .gz too. What is dropped is listed. With known poses the template must
+    lie in their frame: --fit finds it there, and checks hand and contrast of the data.
 
     \b
     Examples:
         cryoatom template af3.cif -o template.cif
         cryoatom template complex.pdb -o template.cif --chain A --chain B
         cryoatom template af3.cif -o template.cif --residues 1-214 --onto consensus.pdb
+        cryoatom template af3.cif -o template.cif --fit consensus.mrc
+        cryoatom template af3.cif -o template.cif --fit particles.star --datadir Extract/job010
     """  # noqa: D301
     from rich.console import Console
 
-    from cryoatom.structure import template as library
-    from cryoatom.structure.hand import hand_of
+    from cryoatom.cli.template_frame import fitted, superposed
+    from cryoatom.cli.template_table import template_table
+    from cryoatom.structure.template import center_template, read_template, write_template
 
-    result, report = library.read_template(structure, chains=list(chains) or None, residues=residues)
+    if fit is not None and (onto is not None or not center):
+        raise click.UsageError("--fit finds where the template lies: give it without --onto and --no-center")
+    result, report = read_template(structure, chains=list(chains) or None, residues=residues)
     frame = "as in the file"
-    if onto is not None:
-        target = library.read_template(onto)[0]
-        result = library.superpose_template(result, target)
-        count, deviation = library.matched_deviation(result, target)
-        frame = f"{count} residues on {onto.name}, RMSD {deviation:.2f} Å"
+    if fit is not None:
+        result, frame = fitted(result, fit, datadir=datadir, uninvert=uninvert_data, force=force)
+    elif onto is not None:
+        result, frame = superposed(result, onto)
     elif center:
-        result = library.center_template(result)
-        frame = "centred"
-    library.write_template(output, result)
-    Console().print(summary(f"{structure.name} -> {output}", result, report, frame, str(hand_of(result))))
-
-
-def summary(title: str, result: Template, report: TemplateReport, frame: str, hand: str) -> Table:
-    """Return what was kept, renamed and dropped as a table."""
-    from rich.table import Table
-
-    table = Table("template", title)
-    atoms = "C-alphas only" if result.is_alpha_only else f"{len(result.atoms)} heavy atoms"
-    table.add_row("residues", f"{len(result)} ({atoms})")
-    table.add_row("chains", ", ".join(f"{chain} ({n})" for chain, n in Counter(result.chain_ids.tolist()).items()))
-    table.add_row("hand", hand)
-    table.add_row("mean B factor or pLDDT", f"{result.confidence.mean():.1f}")
-    table.add_row("frame", frame)
-    table.add_row("chain breaks", "\n".join(report.breaks) or "none")
-    table.add_row("renamed", _names(report.renamed) or "none")
-    for kind, names in report.dropped.items():
-        table.add_row(f"dropped: {kind}", f"{sum(names.values())}: {_names(names)}")
-    if report.notes:
-        table.add_row("notes", "\n".join(report.notes))
-    return table
-
-
-def _names(names: Counter[str]) -> str:
-    return ", ".join(f"{name} ({n})" for name, n in names.most_common(MAX_NAMES)) + ", ..." * (len(names) > MAX_NAMES)
+        result, frame = center_template(result), "centred"
+    write_template(output, result)
+    Console().print(template_table(f"{structure.name} -> {output}", result, report, frame))

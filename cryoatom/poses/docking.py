@@ -1,0 +1,188 @@
+"""Rigid docking: where a set of beads explains a volume best, over all rotations and translations, and both hands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryoatom.poses.placement import PlacementScore, RigidBeads, TranslationScan
+from cryoatom.poses.volume import Volume
+from cryoatom.rotations import exp_rotation, rotation_grid
+from cryoatom.workers import Workers
+
+MARGIN = 25.0  # Å that a specimen may lie off the centre of its box
+_TRUSTED = 20.0  # Å: coarser features count less; without it moving domains turned closed ADK by 2° off its core
+_COARSE, _COARSE_PER_REACH = 10.0, 0.25  # resolution of the scan: 10 Å, and coarser for specimens beyond 40 Å
+_STEP_PER_DETAIL, _STEP_DEG = 0.8, (12.0, 20.0)  # of rotations: the outermost atoms move by 0.8 resolutions
+_ROTATIONS_AT_ONCE = 32
+_CELL = 0.33  # resolutions: beads so near to each other count as one in the scan
+_KEPT = 20  # placements that climb
+_DISTINCT = 0.3  # radii of gyration: placements that far apart are two
+_STEPS_COARSE, _STEPS = 25, 50  # of an ascent
+_STEP = 1.0  # Å, the first
+_CLIMB_TOGETHER = 4  # placements that a thread takes at once
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where beads are put: x -> Q x + T about their centre of mass, and the score there."""
+
+    rotation: Float[Tensor, "3 3"]
+    translation: Float[Tensor, " 3"]
+    score: float
+
+
+@dataclass(frozen=True)
+class Docking:
+    """What a docking found; scores are z = ⟨W, V⟩ / sqrt ⟨V, K * V⟩.
+
+    Parameters
+    ----------
+    best
+        The best placement.
+    rival
+        The score of the best one that is distinct from it.
+    mirrored
+        That of the mirror image at its best.
+    inverted
+        That of inverted contrast at its best.
+    """
+
+    best: Placement
+    rival: float
+    mirrored: float
+    inverted: float
+
+
+def dock(
+    volume: Volume,
+    beads: RigidBeads,
+    *,
+    workers: Workers,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Docking:
+    """Find the placement of the highest score.
+
+    All translations of a grid of rotations are compared at low resolution, the best distinct ones climb there, and the
+    best of these at full resolution.
+
+    Parameters
+    ----------
+    volume
+        W and K.
+    beads
+        Those of the template.
+    workers
+        Threads that share the work.
+    progress
+        Called with (rotations done, all rotations).
+    """
+    fine = volume.sharpened(_TRUSTED)
+    coarse = fine.low_passed(max(_COARSE, _COARSE_PER_REACH * beads.reach, fine.resolution))
+    count = rotation_count(beads.reach, coarse.resolution)
+    merged, found = beads.merged(_CELL * coarse.resolution), []
+    hands = ((beads, merged), (beads.mirrored(), merged.mirrored()))
+    for number, (_, few) in enumerate(hands):
+        done = number * count
+        found.append(scan(coarse, few, count, workers, lambda more, done=done: progress(done + more, 2 * count)))
+    (upright, inverted), (mirrored, _) = found
+    best, *rivals = climb_all(coarse, fine, hands[0], upright, 5, workers)
+    mirror, *_ = climb_all(coarse, fine, hands[1], mirrored, 3, workers)
+    opposite, *_ = climb_all(coarse.inverted(), fine.inverted(), hands[0], inverted[:3], 1, workers)
+    return Docking(best, rivals[0].score if rivals else 0.0, mirror.score, opposite.score)
+
+
+def rotation_count(reach: float, resolution: float) -> int:
+    """Return how many rotations of a specimen to try at a resolution, both in Å."""
+    step_deg = min(max(math.degrees(_STEP_PER_DETAIL * resolution / reach), _STEP_DEG[0]), _STEP_DEG[1])
+    return round(14761 * (9 / step_deg) ** 3)
+
+
+def scan(
+    volume: Volume,
+    beads: RigidBeads,
+    count: int,
+    workers: Workers,
+    progress: Callable[[int], None] = lambda done: None,
+) -> tuple[list[Placement], list[Placement]]:
+    """Return the best distinct placements of `count` rotations, each at its best translation: in W, and in -W."""
+    rotations = rotation_grid(count).to(volume.signal)
+    translations = TranslationScan(volume, beads, MARGIN)
+    parts, found = rotations.split(_ROTATIONS_AT_ONCE), []
+    for result in workers.stream(translations.best, parts):
+        found.append(result)
+        progress(min(len(found) * _ROTATIONS_AT_ONCE, len(rotations)))
+    scores, places = (torch.cat(results) for results in zip(*found, strict=True))
+    upright, inverted = (distinct(beads, rotations, places[:, k], scores[:, k], _KEPT) for k in range(2))
+    return upright, inverted
+
+
+def distinct(
+    beads: RigidBeads,
+    rotations: Float[Tensor, "count 3 3"],
+    translations: Float[Tensor, "count 3"],
+    scores: Float[Tensor, " count"],
+    most: int,
+) -> list[Placement]:
+    """Return the best placements, best first, that lie at least 0.3 radii of gyration apart."""
+    scores, chosen = scores.clone(), []
+    while len(chosen) < most and float(scores.max()) > -math.inf:
+        best = int(scores.argmax())
+        rotation, translation = rotations[best], translations[best]
+        chosen.append(Placement(rotation, translation, float(scores[best])))
+        away = beads.displacement(rotations, translations, rotation, translation)
+        scores[away <= _DISTINCT * beads.radius] = -math.inf
+        scores[best] = -math.inf
+    return chosen
+
+
+def climb_all(
+    coarse: Volume,
+    fine: Volume,
+    beads: tuple[RigidBeads, RigidBeads],
+    start: list[Placement],
+    most: int,
+    workers: Workers,
+) -> list[Placement]:
+    """Refine placements at low resolution with the second, merged beads, and the best of them at full resolution."""
+    for volume, body, steps in ((coarse, beads[1], _STEPS_COARSE), (fine, beads[0], _STEPS)):
+        score = PlacementScore(volume, body)
+        parts = [start[first : first + _CLIMB_TOGETHER] for first in range(0, len(start), _CLIMB_TOGETHER)]
+        climbed = workers.map(lambda part, score=score, steps=steps: climb(score, part, steps), parts)
+        rotations, translations, scores = (torch.cat(results) for results in zip(*climbed, strict=True))
+        start = distinct(body, rotations, translations, scores, most)
+    return start
+
+
+def climb(
+    score: PlacementScore, start: list[Placement], steps: int
+) -> tuple[Float[Tensor, "count 3 3"], Float[Tensor, "count 3"], Float[Tensor, " count"]]:
+    """Raise ⟨W, V⟩ from placements by Adam on rotation vectors and translations, with steps that shrink.
+
+    Returns
+    -------
+    rotations, translations, scores
+        Where the ascents end.
+    """
+    rotations = torch.stack([placement.rotation for placement in start])
+    translations = torch.stack([placement.translation for placement in start])
+    motion = rotations.new_zeros(len(start), 6, requires_grad=True)  # rotation vector · radius, translation; Å
+
+    def moved() -> tuple[Tensor, Tensor]:
+        turns = exp_rotation(motion[:, :3] / score.beads.radius)
+        return turns @ rotations, translations + motion[:, 3:]
+
+    adam = torch.optim.Adam([motion], betas=(0.8, 0.95))
+    for step in range(steps):
+        adam.param_groups[0]["lr"] = _STEP * math.cos(0.5 * math.pi * step / steps) ** 2
+        adam.zero_grad()
+        with torch.enable_grad():  # threads have a mode of their own
+            (-score.cross(*moved())).sum().backward()
+        adam.step()
+    with torch.no_grad():
+        return *moved(), score(*moved())
