@@ -109,7 +109,7 @@ def refine(trainer: Trainer, rows: np.ndarray, conformations: Tensor) -> None:
         for step in range(_STEPS):
             tangents = torch.zeros(len(part), 5, requires_grad=True)
             x = conformations[part].float()
-            loss = trainer.objective.image_loss(trainer.model, x, trainer.batch(part, tangents))
+            loss = trainer.objective.image_terms(trainer.model, x, trainer.batch(part, tangents))["nll"]
             (gradient,) = torch.autograd.grad(loss.sum(), tangents)
             rate = float(np.deg2rad(_RATE_DEG)) * (1 - step / _STEPS)
             trainer.poses.step(torch.from_numpy(part), gradient, rate)

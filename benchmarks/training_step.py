@@ -49,7 +49,7 @@ def compare_with_likelihood(scene: Scene, arguments: argparse.Namespace) -> None
         def likelihood() -> None:
             for batch in batches:
                 x = model.template_positions.repeat(len(batch.crops), 1, 1).requires_grad_()
-                torch.autograd.grad(objective.image_loss(model, x, batch).sum(), [x, *beads])
+                torch.autograd.grad(objective.image_terms(model, x, batch)["nll"].sum(), [x, *beads])
 
         epochs = iter(range(1, 10_000))
 

@@ -80,7 +80,9 @@ def test_value_gradient_and_pose_are_those_of_the_whole_grid(folder, tmp_path, c
     config = expected(folder, tmp_path, **changes)
     with trainer_of(config) as trainer:
         batch = bend(trainer)
-        found = trainer.objective.image_loss(trainer.model, trainer.model.decode(trainer.latents.values[5:11]), batch)
+        found = trainer.objective.image_terms(trainer.model, trainer.model.decode(trainer.latents.values[5:11]), batch)[
+            "nll"
+        ]
         loss, center = dense(trainer, config, batch)
         torch.testing.assert_close(found, loss, rtol=1e-4, atol=1e-3)
         assert loss.std() > 1
@@ -103,7 +105,7 @@ def test_the_attached_gradient_is_another(folder, tmp_path):
         with trainer_of(expected(folder, tmp_path, esl_attached=attached)) as trainer:
             batch = bend(trainer)
             x = trainer.model.decode(trainer.latents.values[5:11])
-            loss = trainer.objective.image_loss(trainer.model, x, batch)
+            loss = trainer.objective.image_terms(trainer.model, x, batch)["nll"]
             losses.append((loss, torch.autograd.grad(loss.sum(), x)[0]))
     (detached, of_detached), (attached, of_attached) = losses
     torch.testing.assert_close(detached, attached)

@@ -45,8 +45,10 @@ def test_every_term_is_its_weight_times_the_papers(trainer):
     }
     for name, values in loops.items():
         torch.testing.assert_close(terms[name].double(), torch.stack(values).double(), rtol=1e-4, atol=1e-6)
-    assert set(terms) == {"nll", "r0", "r1", "r2", "prior", "loss"}
-    torch.testing.assert_close(terms["loss"], sum(terms[name] for name in terms if name != "loss"))
+    assert set(terms) == {"nll", "r0", "r1", "r2", "prior", "loss", "cross", "power"}
+    added = sum(terms[name] for name in ("nll", "r0", "r1", "r2", "prior"))
+    torch.testing.assert_close(terms["loss"], added)
+    torch.testing.assert_close(terms["nll"], 0.5 * terms["power"] - terms["cross"])
 
 
 def test_the_likelihood_is_that_of_the_images_with_shifts_and_ctf(config, trainer):
@@ -60,7 +62,7 @@ def test_the_likelihood_is_that_of_the_images_with_shifts_and_ctf(config, traine
         centers = centers + torch.from_numpy(particles.poses.shifts[rows])[:, None].float()
         beads = (centers, model.beads.amplitudes(), model.beads.variances())
         prediction = simulate_images(*beads, particles.optics[rows], 40, 2.0)
-        found = trainer.objective.image_loss(model, x, trainer.batch(rows))
+        found = trainer.objective.image_terms(model, x, trainer.batch(rows))["nll"]
     expected = 0.5 * prediction.square().sum(dim=(1, 2)) - (prediction * images[rows]).sum(dim=(1, 2))
     assert expected.abs().min() > 5
     torch.testing.assert_close(found, expected, rtol=0.01, atol=0.5)  # images of 2 Å pixels hold aliases of the beads
@@ -108,7 +110,7 @@ def test_terms_without_weight_are_left_out(config, trainer):
         config.model_copy(update={"r0": 0, "r1": 0, "r2": 0, "z_prior": 0}), small_template(), 2.0
     )
     terms = nothing(trainer.model, trainer.latents.values, trainer.batch(np.arange(COUNT)))
-    assert set(terms) == {"nll", "loss"} and torch.equal(terms["nll"], terms["loss"])
+    assert set(terms) == {"nll", "loss", "cross", "power"} and torch.equal(terms["nll"], terms["loss"])
     assert nothing.weights == Weights(0, 0, 0, 0)
 
 

@@ -12,8 +12,9 @@ from cryoatom.config import TrainConfig
 
 
 @click.command()
+@click.option("--dry-run", is_flag=True, help="Check the input and estimate time, memory and disk; write nothing.")
 @settings_options(TrainConfig)
-def train(config: TrainConfig) -> None:
+def train(config: TrainConfig, dry_run: bool) -> None:
     """Fit one conformation to every particle image.
 
     PARTICLES is a RELION .star file; the CTF and, with --poses known, the poses are read from it. Then the template
@@ -22,12 +23,16 @@ def train(config: TrainConfig) -> None:
     \b
     Examples:
         cryoatom train particles.star --template template.cif -o run
+        cryoatom train particles.star --template template.cif -o run --dry-run
         cryoatom train particles.star --template template.cif --poses esl -o run
         cryoatom train particles.star --template template.cif -o run --load latest
         cryoatom train --config run/config.yaml -o again --seed 1
     """
     from rich.console import Console
 
+    if dry_run:
+        _rehearse(config)
+        return
     from cryoatom.cli.progress import progress
     from cryoatom.run_folder import RunFolder
     from cryoatom.training.train import train as fit
@@ -38,3 +43,21 @@ def train(config: TrainConfig) -> None:
     console.print(f"{folder.conformations}: one conformation per image; every epoch's figures in {folder.metrics}")
     if config.dcd:
         console.print(f"{folder.trajectory} with {folder.topology} for ChimeraX, VMD or PyMOL")
+
+
+def _rehearse(config: TrainConfig) -> None:
+    """Show what a run would find and cost."""
+    import logging
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from cryoatom.training.estimate import rehearse
+
+    package = logging.getLogger("cryoatom")
+    for handler in package.handlers:
+        handler.setLevel(logging.INFO)  # the checks' lines are what was asked for
+    table = Table("cost", "estimate", title="Nothing was written")
+    for name, value in rehearse(config).rows():
+        table.add_row(name, value)
+    Console().print(table)

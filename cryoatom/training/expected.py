@@ -40,7 +40,7 @@ def expected_plan(config: TrainConfig) -> SearchPlan | None:
     ValueError
         With the profiled likelihood, which has no fast costs.
     """
-    if config.poses == "known" or config.pose_loss == "refined":
+    if config.poses != "esl" or config.pose_loss == "refined":
         return None
     if config.likelihood == "profiled":
         raise ValueError("--pose-loss expected compares images at one scale: it needs --likelihood gaussian")

@@ -16,11 +16,11 @@ from cryoatom.run_folder import RunFolder
 from cryoatom.training.checkpoint import History, Identity, load_checkpoint, save_checkpoint
 from cryoatom.training.expected import expected_plan
 from cryoatom.training.orientation import Orientation
+from cryoatom.training.robust import first_weighed, weigh_images
 from cryoatom.training.search_plan import search_plan
 from cryoatom.training.stage import Stage
 from cryoatom.training.trainer import Schedule, Trainer
 
-_LEAST_DEVIATIONS = 5.0  # of the noise, by which the template must be seen in the sample
 _SCALE_SAMPLE = 1024  # images that fix the scale from electrons to image units
 _GAIN = 1e-5  # part of the held-out likelihood that counts as a gain
 _logger = logging.getLogger(__name__)
@@ -43,7 +43,8 @@ def fit(
     Orientation or None
         What has searched the poses, where they were not known.
     """
-    training, held_out = split_rows(len(trainer.data), config.held_out, config.seed)
+    is_alive = ~trainer.data.is_dead
+    training, held_out = (rows[is_alive[rows]] for rows in split_rows(len(is_alive), config.held_out, config.seed))
     plan = search_plan(config)
     orientation = None if plan is None else Orientation(trainer, plan, training)
     history: History = [] if checkpoint is None else load_checkpoint(checkpoint, trainer)
@@ -60,6 +61,8 @@ def fit(
                 orientation.before(epoch, lambda note, seen=seen: advance(seen, note))
             if epoch == 0:
                 start(config, trainer, orientation, training)
+            elif epoch >= first_weighed(config):
+                weigh_images(config, trainer, training, epoch)
             row |= run_epoch(trainer, orientation, epoch, training, lambda count, seen=seen: advance(seen + count, ""))
             if plan is None or epoch >= plan.epochs:
                 row |= {f"held_out_{name}": value for name, value in follow_held_out(trainer, held_out, epoch).items()}
@@ -111,47 +114,26 @@ def split_rows(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.n
 def start_scale(trainer: Trainer, rows: np.ndarray) -> None:
     """Set the scale from electrons to image units to its best value for the template, s = Σ⟨w,v⟩ / Σ⟨v,κ*v⟩.
 
-    Raises
-    ------
-    ValueError
-        If the images do not correlate with the template: inverted contrast, poses or a frame that are not theirs.
+    Where images do not correlate with the template (:mod:`cryoatom.training.checks` stops there, unless forced) it is
+    what noise alone would give, 1 / √Σ⟨v,κ*v⟩.
     """
     sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), _SCALE_SAMPLE)).astype(np.int64)]
-    cross, power = template_match(trainer, sample, sample)
-    deviations = cross / power**0.5 if power > 0 else 0.0
-    if deviations < _LEAST_DEVIATIONS:
-        raise ValueError(
-            f"the images do not show the template: over {len(sample)} images its projections correlate with them by "
-            f"{deviations:.1f} noise deviations, at least {_LEAST_DEVIATIONS:.0f} are needed. If the protein is bright "
-            "in the images give --uninvert-data; otherwise the poses do not belong to the images, or the template is "
-            "not in their frame (`cryoatom template --onto`)"
-        )
-    other_cross, other_power = template_match(trainer, sample, np.roll(sample, len(sample) // 2))
-    by_chance = other_cross / other_power**0.5 if other_power > 0 else 0.0
-    _logger.info("the template explains the images by %.0f deviations, with permuted poses %.0f", deviations, by_chance)
-    if len(sample) > 1 and deviations < by_chance + _LEAST_DEVIATIONS:
-        _logger.warning(
-            "the poses explain the images no better (%.0f deviations) than poses of other images (%.0f): "
-            "do they belong to these images, and does the template lie in their frame?",
-            deviations,
-            by_chance,
-        )
+    cross, power = template_match(trainer, sample)
+    if cross < power**0.5:
+        _logger.warning("the images do not show the template: the scale of its projections is a guess")
     with torch.no_grad():
-        trainer.model.beads.log_scale.add_(float(np.log(cross / power)))
+        trainer.model.beads.log_scale.add_(float(np.log(max(cross, power**0.5) / power)))
 
 
-def template_match(trainer: Trainer, rows: np.ndarray, pose_rows: np.ndarray) -> tuple[float, float]:
-    """Return Σ⟨w,v⟩ and Σ⟨v,κ*v⟩ of the template over some images, seen in the poses of `pose_rows`."""
+def template_match(trainer: Trainer, rows: np.ndarray) -> tuple[float, float]:
+    """Return Σ⟨w,v⟩ and Σ⟨v,κ*v⟩ of the template over some images in their poses."""
     cross = power = 0.0
     with torch.no_grad():
         for start in range(0, len(rows), trainer.chunk):
-            part = slice(start, start + trainer.chunk)
-            batch = trainer.batch(rows[part])
-            rotations, shifts = trainer.poses.read(torch.from_numpy(pose_rows[part]))
-            template = trainer.model.template_positions.expand(len(rotations), -1, -1)
+            batch = trainer.batch(rows[start : start + trainer.chunk])
+            template = trainer.model.template_positions.expand(len(batch.rotations), -1, -1)
             side, size = batch.crops.shape[-1], trainer.objective.pixel_size
-            pose = rotations.to(trainer.device), shifts.to(trainer.device)
-            projection = trainer.model.render(template, *pose, side, size)
+            projection = trainer.model.render(template, batch.rotations, batch.shifts, side, size)
             chunk_cross, chunk_power = cross_and_power(projection, batch.crops, batch.kernels)
             cross, power = cross + float(chunk_cross.sum()), power + float(chunk_power.sum())
     return cross, power
@@ -190,7 +172,7 @@ def has_stalled(history: History, patience: int) -> bool:
 
 def refine_latents(trainer: Trainer, passes: int, stage: Stage) -> None:
     """Fit the latents of all images to the final decoder, at a falling rate."""
-    rows = np.arange(len(trainer.data))
+    rows = np.flatnonzero(~trainer.data.is_dead)
     with stage(passes * len(rows), "Refining latents") as advance:
         for index in range(passes):
             trainer.fit_latents(rows, 0.1 * (passes - index) / passes)

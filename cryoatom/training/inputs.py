@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from cryoatom.config import TrainConfig
 from cryoatom.imaging.beads import bead_layout
-from cryoatom.imaging.matched import CropGrid, MatchedSet, build_matched_set, choose_grid
-from cryoatom.particles.stack import ImageStack
+from cryoatom.imaging.matched import CropGrid, ImageSource, MatchedSet, build_matched_set, choose_grid
+from cryoatom.particles.noise import estimate_noise_power
+from cryoatom.particles.stack import DeadImage, DeadImages, ImageStack
 from cryoatom.particles.table import read_particles
 from cryoatom.records import Particles
 from cryoatom.run_folder import RunFolder
@@ -54,11 +57,19 @@ def read_inputs(config: TrainConfig) -> Inputs:
             f"the graph {config.graph} has {graph.residues} residues, the template {config.template} has "
             f"{len(template)}: make it from this template with `cryoatom graph`"
         )
-    particles = read_particles(config.particles, datadir=config.datadir, ind=config.ind)
-    if particles.poses is None and config.poses == "known":
+    pose_file = config.poses if isinstance(config.poses, Path) else None
+    particles = read_particles(
+        config.particles,
+        datadir=config.datadir,
+        ind=config.ind,
+        poses=pose_file,
+        ctf=config.ctf,
+        amplitude_contrast=config.amp_contrast,
+    )
+    if particles.poses is None and config.poses != "esl":
         raise ValueError(
-            f"{config.particles} has no orientations (rlnAngleRot, rlnAngleTilt, rlnAnglePsi): estimate "
-            "them with --poses esl"
+            f"{pose_file or config.particles} has no orientations (rlnAngleRot, rlnAngleTilt, rlnAnglePsi; "
+            "alignments3D/pose): give a file that has them with --poses FILE, or estimate them with --poses esl"
         )
     if search_plan(config) is not None and config.search_epochs >= config.num_epochs:
         raise ValueError(
@@ -99,9 +110,15 @@ def _check_reach(inputs: Inputs, source: str) -> None:
 def prepare_images(
     config: TrainConfig, inputs: Inputs, folder: RunFolder, workers: Workers, stage: Stage
 ) -> MatchedSet:
-    """Compute the matched crops of all images, or reopen them."""
+    """Measure the noise and compute the matched crops of all images, or reopen them.
+
+    Raises
+    ------
+    ValueError
+        If more than 5% of the images cannot be used; otherwise they are named in a warning, and `is_dead` marks them.
+    """
     particles = inputs.particles
-    stack = ImageStack(particles)
+    stack, dead = ImageStack(particles), DeadImages(len(particles))
     sign = -1.0 if config.uninvert_data else 1.0
     radius = config.background_radius or 0.4 * particles.box * particles.pixel_size
     key = {
@@ -110,17 +127,40 @@ def prepare_images(
         "sign": sign,
         "background_radius": radius,
     }
+
+    def read(rows: np.ndarray) -> torch.Tensor:
+        return stack.read_normalized(rows, radius, dead).mul_(sign)
+
+    noise = None
+    if config.noise == "radial":
+        groups, box = particles.optics_group, particles.box
+        noise = estimate_noise_power(read, groups, box, particles.pixel_size, radius, workers=workers)
     with stage(len(particles), "Preparing images") as advance:
-        return build_matched_set(
+        data = build_matched_set(
             config.cache or folder.matched,
-            key,
-            lambda rows: sign * stack.read_normalized(rows, radius),
-            particles.optics,
-            known_shifts(config, particles),
+            ImageSource(read, particles.optics, known_shifts(config, particles), noise, key),
             crop_grid(config, inputs),
             workers=workers,
             progress=lambda done, total: advance(done, ""),
         )
+    if data.is_dead.any():
+        _warn_of_dead_images(data, particles, read, dead)
+    return data
+
+
+def _warn_of_dead_images(
+    data: MatchedSet, particles: Particles, read: Callable[[np.ndarray], torch.Tensor], dead: DeadImages
+) -> None:
+    rows = np.flatnonzero(data.is_dead)
+    first = rows[:32]
+    read(first)  # a set that was there already does not tell why
+    for row in first.tolist():
+        if row not in dead:
+            name = str(particles.image_names[row])
+            dead.add(DeadImage(row, name, "has pixels thousands of times as large as the noise"))
+    _logger.warning(
+        "%d of %d images cannot be used and take no part: %s", len(rows), len(data), dead.describe(len(rows))
+    )
 
 
 def known_shifts(config: TrainConfig, particles: Particles) -> np.ndarray:
@@ -149,7 +189,7 @@ def run_identity(config: TrainConfig, inputs: Inputs) -> dict[str, str]:
     names = [stack.name for stack in particles.stacks]
     places = zip(particles.slice_of_image, particles.stack_of_image, strict=True)
     images = "\n".join(f"{index}@{names[stack]}" for index, stack in places)
-    crops = str([crop_grid(config, inputs), config.uninvert_data, config.background_radius])
+    crops = str([crop_grid(config, inputs), config.uninvert_data, config.background_radius, config.noise])
     model = f"{config.decoder} {config.beads} {config.zdim} {config.likelihood}"
     return {
         "images": _digest(images.encode(), crops.encode()),
@@ -158,7 +198,7 @@ def run_identity(config: TrainConfig, inputs: Inputs) -> dict[str, str]:
         "template": _digest(template.positions, template.chain_position, layout.offsets, layout.electrons),
         "graph": _digest(inputs.graph.edges),
         "--decoder, --beads, --zdim, --likelihood": model,
-        "format": "2",
+        "format": "3",
         "--seed, --held-out": f"{config.seed} {config.held_out}",
     }
 

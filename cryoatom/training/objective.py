@@ -43,6 +43,8 @@ class Weights:
 class Objective(nn.Module):
     """-log p(y | x) + λ0 R0 + λ1 R1 + λ2 R2 + ½ prior |z|², per particle.
 
+    Beside its terms it tells how well each image fits: ⟨w, v⟩ and ⟨v, κ*v⟩ as 'cross' and 'power'.
+
     Parameters
     ----------
     weights
@@ -80,22 +82,27 @@ class Objective(nn.Module):
         self.register_buffer("bond_lengths", lengths.float(), persistent=False)
         self.register_buffer("bonded", bonded, persistent=False)
 
-    def image_loss(
+    def image_terms(
         self, model: ConformationModel, conformations: Float[Tensor, "batch residues 3"], batch: Batch
-    ) -> Float[Tensor, " batch"]:
-        """Return -log p of each image up to ½|y|², nats, in its pose unless a loss without poses has been set."""
+    ) -> dict[str, Float[Tensor, " batch"]]:
+        """Return -log p of each image up to ½|y|² as 'nll', nats, in its pose unless a loss without poses has been set.
+
+        In its pose an image also has its 'cross' and 'power', without gradient.
+        """
         if self.without_poses is not None:
-            return self.without_poses(model, conformations, batch)
+            return {"nll": self.without_poses(model, conformations, batch)}
         side = batch.crops.shape[-1]
         projection = model.render(conformations, batch.rotations, batch.shifts, side, self.pixel_size)
-        return self.nll(*cross_and_power(projection, batch.crops, batch.kernels))
+        cross, power = cross_and_power(projection, batch.crops, batch.kernels)
+        return {"nll": self.nll(cross, power), "cross": cross.detach(), "power": power.detach()}
 
     def forward(
         self, model: ConformationModel, latents: Float[Tensor, "batch latent"], batch: Batch
     ) -> dict[str, Float[Tensor, " batch"]]:
-        """Return the terms of each particle in nats, weighted, and their sum as 'loss'."""
+        """Return the terms of each particle in nats, weighted, their sum as 'loss', and how well its image fits."""
         conformations = model.decode(latents)
-        terms = {"nll": self.image_loss(model, conformations, batch)}
+        fit = self.image_terms(model, conformations, batch)
+        terms = {"nll": fit.pop("nll")}
         weights = self.weights
         if weights.r0:
             terms["r0"] = weights.r0 * center_loss(conformations, self.template_center)
@@ -105,4 +112,4 @@ class Objective(nn.Module):
             terms["r2"] = weights.r2 * self.rigidity(conformations)
         if weights.prior:
             terms["prior"] = 0.5 * weights.prior * latents.square().sum(dim=-1)
-        return terms | {"loss": torch.stack(list(terms.values())).sum(dim=0)}
+        return terms | {"loss": torch.stack(list(terms.values())).sum(dim=0)} | fit

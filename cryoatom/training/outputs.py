@@ -42,7 +42,7 @@ def write_outputs(
     """
     everything = torch.arange(len(particles))
     folder.save_array(folder.latents(), trainer.latents.read(everything).numpy())
-    is_known = config.poses == "known" and trainer.schedule.pose_lr == 0
+    is_known = config.poses != "esl" and trainer.schedule.pose_lr == 0
     write_star_particles(folder.poses, particles if is_known else replace(particles, poses=trainer.poses.poses()))
     count = len(particles)
     with npy_writer(folder.conformations, (count, len(template), 3)) as write:

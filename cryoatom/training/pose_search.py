@@ -126,7 +126,7 @@ class PoseSearch:
         nll = nll or trainer.objective.nll
 
         def compute(chunk: np.ndarray) -> Oriented:
-            parts = (*trainer.data.read(chunk), self._shifts(chunk, is_wide))
+            parts = (*trainer.read_images(chunk), self._shifts(chunk, is_wide))
             crops, kernels, shifts = (part.to(trainer.device) for part in parts)
             crops = sign * crops
             found = search.best(crops, kernels, shifts, nll, self._keep)

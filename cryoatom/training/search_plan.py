@@ -48,7 +48,7 @@ class SearchPlan:
 
 def search_plan(config: TrainConfig) -> SearchPlan | None:
     """Return how poses are searched; None where they are known, or each step has its own measures."""
-    if config.poses == "known" or config.pose_loss == "expected":
+    if config.poses != "esl" or config.pose_loss == "expected":
         return None
     return SearchPlan(
         config.search_epochs,

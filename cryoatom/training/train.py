@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,9 +17,14 @@ from cryoatom.run_folder import RunFolder
 from cryoatom.structure.graph import ProteinGraph, write_graph
 from cryoatom.structure.template import Template, write_template
 from cryoatom.threads import available_cores
-from cryoatom.training.checkpoint import find_checkpoint
+from cryoatom.training.checkpoint import Identity, find_checkpoint
+from cryoatom.training.checks import check_inputs
+from cryoatom.training.disk import check_space
 from cryoatom.training.expected import ExpectedLoss, expected_plan
+from cryoatom.training.finite import NotFiniteError
 from cryoatom.training.fit import fit
+from cryoatom.training.image_fits import ImageFits
+from cryoatom.training.image_report import report_images
 from cryoatom.training.inputs import Inputs, choose_device, known_shifts, prepare_images, read_inputs, run_identity
 from cryoatom.training.latents import own_latents, scattered_latents
 from cryoatom.training.model import ConformationModel
@@ -33,7 +39,7 @@ from cryoatom.workers import Workers
 
 _logger = logging.getLogger(__name__)
 _LATENT_SPREAD = 0.1
-_POSE_RATE_DEG = {"known": 0.0, "esl": 0.6}
+_SEARCHED_POSE_RATE_DEG = 0.6
 
 
 def build_model(config: TrainConfig, template: Template, graph: ProteinGraph, pixel_size: float) -> ConformationModel:
@@ -85,6 +91,7 @@ def build_trainer(config: TrainConfig, inputs: Inputs, data: MatchedSet, workers
         data,
         poses,
         plan,
+        fits=ImageFits(inputs.particles.optics_group),
         device=choose_device(config.device),
         workers=workers,
     )
@@ -94,7 +101,8 @@ def pose_rate(config: TrainConfig) -> float:
     """Return the learning rate of poses, radians."""
     if expected_plan(config) is not None:
         return 0.0
-    rate = _POSE_RATE_DEG[config.poses] if config.pose_lr is None else config.pose_lr
+    default = _SEARCHED_POSE_RATE_DEG if config.poses == "esl" else 0.0
+    rate = default if config.pose_lr is None else config.pose_lr
     return math.radians(rate)
 
 
@@ -134,10 +142,25 @@ def train(config: TrainConfig, *, command: list[str] | None = None, stage: Stage
     inputs = read_inputs(config)
     identity = run_identity(config, inputs)
     checkpoint = find_checkpoint(config.load, folder, identity)
-    if config.load is None:
-        folder.start_anew(overwrite=config.overwrite)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    folder.save_text(folder.config, config.to_yaml(command or []))
+    if checkpoint is None:
+        check_inputs(config, inputs)
+        check_space(config, inputs)
+    with folder.writing():
+        if config.load is None:
+            folder.start_anew(overwrite=config.overwrite)
+        folder.save_text(folder.config, config.to_yaml(command or []))
+        try:
+            fit_and_write(config, inputs, folder, identity, checkpoint, stage)
+        except NotFiniteError as error:
+            raise error.naming(inputs.particles.image_names) from error
+    _logger.info("finished")
+    return folder
+
+
+def fit_and_write(
+    config: TrainConfig, inputs: Inputs, folder: RunFolder, identity: Identity, checkpoint: Path | None, stage: Stage
+) -> None:
+    """Fit what was read and checked, and write the outputs."""
     write_template(folder.template, inputs.template)
     write_graph(folder.graph, inputs.graph)
     cores = available_cores(config.threads)
@@ -162,7 +185,6 @@ def train(config: TrainConfig, *, command: list[str] | None = None, stage: Stage
             with stage(len(data), "Searching poses a last time") as advance:
                 report_poses(orientation, trainer.poses, folder, config.num_epochs)
                 advance(len(data), "")
+        report_images(config, folder, inputs.particles, trainer)
         with stage(len(data), "Writing conformations") as advance:
             write_outputs(config, folder, inputs.particles, inputs.template, trainer, lambda done: advance(done, ""))
-    _logger.info("finished")
-    return folder

@@ -11,7 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryoatom.imaging.likelihood import cross_and_power
 from cryoatom.imaging.matched import MatchedSet
+from cryoatom.training.finite import check_gradients, check_terms
+from cryoatom.training.image_fits import ImageFits
 from cryoatom.training.latents import LatentTable
 from cryoatom.training.model import ConformationModel
 from cryoatom.training.objective import Batch, Objective
@@ -98,6 +101,8 @@ class Trainer:
         What is fitted and to what end.
     data, poses
         Matched crops of all images, and their poses.
+    fits
+        How well they fit and how much they weigh.
     plan, device, workers
         How and where.
     """
@@ -111,11 +116,13 @@ class Trainer:
         poses: PoseTable,
         plan: Plan,
         *,
+        fits: ImageFits | None = None,
         device: torch.device,
         workers: Workers,
     ):
         self.model, self.objective, self.latents, self.data = model.to(device), objective.to(device), latents, data
         self.poses = poses
+        self.fits = ImageFits(np.zeros(len(data), np.int64)) if fits is None else fits
         self.schedule, self.batch_size, self.seed = plan.schedule, plan.batch_size, plan.seed
         self.device, self.workers = device, workers
         self.chunk = plan.chunk if device.type == "cpu" else plan.batch_size
@@ -139,7 +146,9 @@ class Trainer:
             batch = order[start : start + self.batch_size]
             factor = self.schedule.factor(epoch + start / len(order))
             terms, gradients = self._gradients(batch, self.parameters)
-            _check_finite(terms, batch, f"epoch {epoch + 1}")
+            check_terms(terms, batch, self.model, f"epoch {epoch + 1}")
+            check_gradients(gradients, batch, self.model, f"epoch {epoch + 1}")
+            terms = self.fits.note(torch.from_numpy(batch), terms)
             self._step_weights([g / len(batch) for g in gradients[2:]], factor)
             self._step_rows(batch, gradients, factor * self.schedule.z_lr, factor * self.schedule.pose_lr)
             _add_up(sums, terms)
@@ -155,7 +164,9 @@ class Trainer:
         for start in range(0, len(rows), self.batch_size):
             batch = rows[start : start + self.batch_size]
             terms, gradients = self._gradients(batch, [])
-            _check_finite(terms, batch, "the fit of the latents alone")
+            check_terms(terms, batch, self.model, "the fit of the latents alone")
+            check_gradients(gradients[:2], batch, self.model, "the fit of the latents alone")
+            terms = self.fits.note(torch.from_numpy(batch), terms)
             self._step_rows(batch, gradients, factor * self.schedule.z_lr, factor * self.schedule.pose_lr)
             _add_up(sums, terms)
         return {name: total / max(len(rows), 1) for name, total in sums.items()}
@@ -181,7 +192,10 @@ class Trainer:
     def _gradients(
         self, rows: np.ndarray, parameters: list[torch.nn.Parameter]
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Return the terms of each image and the gradients of their sum: [latents, tangents of poses, *parameters]."""
+        """Return the terms of each image and the gradients of their weighted sum.
+
+        These are [latents, tangents of poses, *parameters].
+        """
         results = self.workers.map(lambda chunk: self._chunk_gradients(chunk, parameters), self._chunks(rows))
         terms = {name: torch.cat([r[0][name] for r in results]) for name in results[0][0]}
         of_rows = [torch.cat([r[1][k] for r in results]) for k in range(2)]
@@ -196,13 +210,37 @@ class Trainer:
         terms = self.objective(self.model, latents, self.batch(rows, tangents if tangents.requires_grad else None))
         moved = [latents, tangents, *parameters]
         wanted = [each for each in moved if each.requires_grad]
-        found = dict(zip(wanted, torch.autograd.grad(terms["loss"].sum(), wanted, allow_unused=True), strict=True))
+        total = (self.fits.weights[rows].to(self.device) * terms["loss"]).sum()
+        found = dict(zip(wanted, torch.autograd.grad(total, wanted, allow_unused=True), strict=True))
         filled = [torch.zeros_like(each) if found.get(each) is None else found[each] for each in moved]
         return {name: value.detach().cpu() for name, value in terms.items()}, [g.cpu() for g in filled[:2]] + filled[2:]
 
+    def compare(self, rows: np.ndarray, pose_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return ⟨w, v⟩ and ⟨v, κ*v⟩ of images with their own conformations in the poses of others, float64."""
+
+        @torch.no_grad()
+        def compute(part: tuple[np.ndarray, np.ndarray]) -> Tensor:
+            rows, pose_rows = part
+            batch = self.batch(rows)
+            rotations, shifts = (part.to(self.device) for part in self.poses.read(torch.from_numpy(pose_rows)))
+            conformations = self.model.decode(self.latents.read(torch.from_numpy(rows)).to(self.device))
+            side, size = batch.crops.shape[-1], self.objective.pixel_size
+            projection = self.model.render(conformations, rotations, shifts, side, size)
+            return torch.stack(cross_and_power(projection, batch.crops, batch.kernels)).cpu()
+
+        parts = zip(self._chunks(rows), self._chunks(pose_rows), strict=True)
+        cross, power = torch.cat(self.workers.map(compute, list(parts)), dim=1).double().numpy()
+        return cross, power
+
+    def read_images(
+        self, rows: np.ndarray
+    ) -> tuple[Float[Tensor, "batch side side"], Float[Tensor, "#batch twice half"]]:
+        """Return w and the spectra of κ of some images, at the scale of the model."""
+        return self.fits.scaled(rows, *self.data.read(rows))
+
     def batch(self, rows: np.ndarray, tangents: Float[Tensor, "batch 5"] | None = None) -> Batch:
         """Return what the likelihood needs of some images, on the device, their poses moved by tangents."""
-        crops, kernels = self.data.read(rows)
+        crops, kernels = self.read_images(rows)
         rotations, shifts = self.poses.read(torch.from_numpy(rows), None if tangents is None else tangents.cpu())
         parts = (part.to(self.device) for part in (crops, kernels, rotations, shifts))
         return Batch(*parts, images=torch.from_numpy(rows))
@@ -224,14 +262,3 @@ class Trainer:
 def _add_up(sums: dict[str, float], terms: dict[str, Tensor]) -> None:
     for name, value in terms.items():
         sums[name] = sums.get(name, 0.0) + float(value.sum(dtype=torch.float64))
-
-
-def _check_finite(terms: dict[str, Tensor], rows: np.ndarray, where: str) -> None:
-    if bool(torch.isfinite(terms["loss"]).all()):
-        return
-    bad = int(torch.nonzero(~torch.isfinite(terms["loss"]))[0])
-    names = [name for name, value in terms.items() if name != "loss" and not bool(torch.isfinite(value[bad]))]
-    raise ValueError(
-        f"the objective is not finite in {where} for image {int(rows[bad]) + 1} (term {', '.join(names)}); "
-        "lower --lr or look at that image"
-    )

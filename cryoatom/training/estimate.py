@@ -1,0 +1,202 @@
+"""`cryoatom train --dry-run`: the checks of a run, and what it will cost, measured on a few of its images."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cryoatom.config import TrainConfig
+from cryoatom.run_folder import RunFolder
+from cryoatom.threads import available_cores
+from cryoatom.training.checkpoint import find_checkpoint
+from cryoatom.training.checks import check_inputs
+from cryoatom.training.disk import DiskNeed, check_space, disk_need, folder_needs, free_bytes, in_bytes
+from cryoatom.training.fit import split_rows, start_scale
+from cryoatom.training.inputs import Inputs, prepare_images, read_inputs, run_identity
+from cryoatom.training.pose_search import PoseSearch
+from cryoatom.training.robust import CONTROLS
+from cryoatom.training.sample import spaced_rows
+from cryoatom.training.search_plan import search_plan
+from cryoatom.training.stage import silent
+from cryoatom.training.train import build_trainer
+from cryoatom.training.trainer import Trainer
+from cryoatom.workers import Workers
+
+_MEASURED = 256  # images that are prepared and trained on
+_SEARCHED = 8  # images, at first, whose poses are searched
+_NEGATIVES, _OWN_VIEWS = 500, 64  # images that searches look at besides, to tell whether there is something to find
+_TABLE_BYTES = 600  # of an image: poses, latents, their moments, optics, names
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will cost.
+
+    Parameters
+    ----------
+    images, residues
+        Of the run.
+    disk
+        What it writes.
+    folders
+        Folder -> (bytes needed, bytes free).
+    memory
+        Peak of the process, bytes, without cached pages of files.
+    seconds
+        Part of the run -> its time. Training may end early, see --patience.
+    """
+
+    images: int
+    residues: int
+    disk: DiskNeed
+    folders: dict[Path, tuple[int, int]]
+    memory: int
+    seconds: dict[str, float]
+
+    @property
+    def total_seconds(self) -> float:
+        """Return the time of the whole run."""
+        return sum(self.seconds.values())
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the lines of a table: what, how much."""
+        disk = self.disk
+        parts = [(f"time, {name}", _duration(seconds)) for name, seconds in self.seconds.items()]
+        folders = [
+            (f"disk, {folder}", f"{in_bytes(needed)} of {in_bytes(free)} free")
+            for folder, (needed, free) in self.folders.items()
+        ]
+        return [
+            ("images", f"{self.images:,}"),
+            ("residues", f"{self.residues:,}"),
+            ("crop side", f"{disk.crop_side} pixels"),
+            ("cache", f"{in_bytes(disk.cache)} ({disk.kernels:,} kernels)"),
+            ("checkpoints", f"{disk.checkpoints} of {in_bytes(disk.checkpoint)}"),
+            ("conformations and tables", in_bytes(disk.outputs)),
+            *folders,
+            ("memory", in_bytes(self.memory)),
+            *parts,
+            ("time, at most", _duration(self.total_seconds)),
+        ]
+
+
+def rehearse(config: TrainConfig) -> Estimate:
+    """Check the input of a run as `train` does and estimate its cost; nothing is written to its folders.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :func:`cryoatom.training.train.train`.
+    """
+    inputs = read_inputs(config)
+    find_checkpoint(config.load, RunFolder(config.outdir), run_identity(config, inputs))
+    check_inputs(config, inputs)
+    check_space(config, inputs)
+    return estimate_cost(config, inputs)
+
+
+def estimate_cost(config: TrainConfig, inputs: Inputs) -> Estimate:
+    """Measure a run's parts on a few of its images and scale them to all."""
+    need, count = disk_need(config, inputs), len(inputs.particles)
+    some = replace(inputs, particles=inputs.particles[spaced_rows(count, _MEASURED)])
+    with tempfile.TemporaryDirectory() as name, Workers(available_cores(config.threads)) as workers:
+        small = config.model_copy(update={"cache": Path(name), "outdir": Path(name), "ind": None})
+        started = time.perf_counter()
+        data = prepare_images(small, some, RunFolder(small.outdir), workers, silent)
+        preparing = time.perf_counter() - started
+        measured = disk_need(small.model_copy(update={"pdb": "none"}), some)
+        preparing *= (count + need.kernels) / (len(data) + measured.kernels)
+        trainer = build_trainer(small, some, data, workers)
+        seconds = {"preparing images": preparing, **_searching(config, trainer, count)}
+        seconds |= _training(config, trainer, count)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    folders = {folder: (needed, free_bytes(folder)) for folder, needed in folder_needs(config, need).items()}
+    memory = peak + _TABLE_BYTES * count + 2 * need.checkpoint
+    return Estimate(count, len(inputs.template), need, folders, memory, seconds)
+
+
+def _training(config: TrainConfig, trainer: Trainer, count: int) -> dict[str, float]:
+    """Return the time of all epochs, and of the outputs."""
+    rows = np.arange(len(trainer.data))
+    if config.poses != "esl":
+        start_scale(trainer, rows)
+    step = _seconds_each(lambda some: trainer.train_epoch(0, some), rows)
+    latents = _seconds_each(lambda some: trainer.fit_latents(some, 0.0), rows)
+    forward = _seconds_each(trainer.losses, rows)
+    decoding = _seconds_each(trainer.decode, rows)
+    training, held_out = (len(part) for part in split_rows(count, config.held_out, config.seed))
+    visited, plan = config.num_epochs * training, search_plan(config)
+    if plan is not None:
+        sample = min(training, plan.images)
+        visited += plan.epochs * (max(plan.images, sample) - training)
+    epochs = visited * step + config.num_epochs * (2 * held_out * latents + min(count, CONTROLS) * forward)
+    return {
+        f"{config.num_epochs} epochs": epochs + config.z_passes * count * latents,
+        "writing conformations": count * decoding * (2 if config.dcd else 1),
+    }
+
+
+def _searching(config: TrainConfig, trainer: Trainer, count: int) -> dict[str, float]:
+    """Return the time of the searches of --poses esl (:mod:`cryoatom.training.orientation` says which there are)."""
+    plan = search_plan(config)
+    if plan is None:
+        return {}
+    search, template = PoseSearch(trainer, plan), trainer.model.template_positions
+    classes, sample = template.expand(plan.classes, -1, -1), min(count, plan.images)
+    first = _SearchCost.of(lambda rows: search(0, rows, template[None], is_wide=True), len(trainer.data))
+    own = _SearchCost.of(lambda rows: search(0, rows, classes, is_exact=True), len(trainer.data))
+    seconds = first.seconds(sample) + first.seconds(min(sample, _NEGATIVES)) + first.seconds(_OWN_VIEWS)
+    if count > sample:
+        wide = _SearchCost.of(lambda rows: search(0, rows, classes, is_exact=True, is_wide=True), len(trainer.data))
+        seconds += wide.seconds(count - sample)
+    later = range(plan.epochs + 1, int(trainer.schedule.decay_start))
+    again = sum((epoch - plan.epochs) % plan.every == 0 for epoch in later) if plan.every else 0
+    images = [sample] * plan.epochs + [count] * (again + 1) + [min(count, _NEGATIVES)]
+    return {"searches of poses": seconds + sum(own.seconds(each) for each in images)}
+
+
+@dataclass(frozen=True)
+class _SearchCost:
+    """Seconds of a search: a fixed part, the projections of the grid, and one for each image."""
+
+    fixed: float
+    each: float
+
+    @classmethod
+    def of(cls, search: Callable[[np.ndarray], object], count: int) -> _SearchCost:
+        few = min(_SEARCHED, count)
+        many = min(4 * few, count)
+        short, long = (_elapsed(lambda k=k: search(np.arange(k))) for k in (few, many))
+        each = max(long - short, 0.0) / max(many - few, 1)
+        return cls(max(short - few * each, 0.0), each)
+
+    def seconds(self, images: int) -> float:
+        return self.fixed + self.each * images
+
+
+def _seconds_each(work: Callable[[np.ndarray], object], rows: np.ndarray) -> float:
+    """Return the time of one image: the shorter of two, as a busy moment of the machine passes."""
+    return min(_elapsed(lambda: work(rows)) for _ in range(2)) / len(rows)
+
+
+def _elapsed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,74 @@
+"""What each image is worth: how well it fits, whether it may be junk, and the rows that a next run should keep."""
+
+from __future__ import annotations
+
+import csv
+import logging
+
+import numpy as np
+
+from cryoatom.config import TrainConfig
+from cryoatom.files.replacing import replacing
+from cryoatom.files.rows import read_rows
+from cryoatom.records import Particles
+from cryoatom.run_folder import RunFolder
+from cryoatom.training.robust import image_mixture
+from cryoatom.training.trainer import Trainer
+
+_OUTLIER = 8.0  # deviations of an image's power from that of the others
+_MANY = 0.05  # share of images that is worth a warning
+_logger = logging.getLogger(__name__)
+
+
+def report_images(config: TrainConfig, folder: RunFolder, particles: Particles, trainer: Trainer) -> None:
+    """Write images.csv and good.npy, and say in a few lines what is wrong with how many images.
+
+    The columns of images.csv: image (from 0), name, gain_nats (how much better the model explains the image than
+    nothing does), scale (of the image relative to the model), fits (probability that it shows the particle in its
+    pose), is_junk (less than one half), power_excess (of the image's power, in deviations of the others'), is_outlier
+    (more than 8 of them), is_dead (could not be used). good.npy has the rows, in the particle file, of images that are
+    neither junk nor dead: for `--ind`.
+    """
+    everything = np.arange(len(particles))
+    is_dead, excess = trainer.data.is_dead, trainer.data.power_excess
+    cross, power = trainer.fits.of(everything)
+    fits = np.where(is_dead, 0.0, _probability(trainer, everything, config))
+    is_junk, is_outlier = fits < 0.5, np.abs(excess) > _OUTLIER
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gain, scale = cross - 0.5 * power, cross / power
+    columns = {
+        "image": everything,
+        "name": particles.image_names,
+        "gain_nats": [f"{value:.2f}" for value in gain],
+        "scale": [f"{value:.3f}" for value in scale],
+        "fits": [f"{value:.4f}" for value in fits],
+        "is_junk": is_junk.astype(int),
+        "power_excess": [f"{value:.1f}" for value in excess],
+        "is_outlier": is_outlier.astype(int),
+        "is_dead": is_dead.astype(int),
+    }
+    with replacing(folder.image_report) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    rows = everything if config.ind is None else read_rows(config.ind)
+    folder.save_array(folder.good_rows, rows[~is_junk])
+    _say(is_junk & ~is_dead, "do not fit: junk, or wrongly posed", folder)
+    _say(is_outlier & ~is_dead, "are outliers in power: ice, carbon, hot pixels", folder)
+
+
+def _probability(trainer: Trainer, rows: np.ndarray, config: TrainConfig) -> np.ndarray:
+    """Return the probability that images fit; 1 where none can be told."""
+    alive = rows[~trainer.data.is_dead]
+    mixture = image_mixture(trainer, alive, config.num_epochs)
+    probability = np.ones(len(rows))
+    if mixture is not None:
+        probability[alive] = mixture.probability(*trainer.fits.of(alive))
+    return probability
+
+
+def _say(which: np.ndarray, what: str, folder: RunFolder) -> None:
+    level = logging.WARNING if which.mean() > _MANY else logging.INFO
+    if which.any():
+        share, report = 100 * which.mean(), folder.image_report
+        _logger.log(level, "%d of %d images (%.1f%%) %s (%s)", which.sum(), len(which), share, what, report)
