@@ -15,6 +15,7 @@ import torch
 from cryoatom.files.mrc import read_map
 from cryoatom.imaging.beads import BeadModel, bead_layout
 from cryoatom.imaging.grid import CropGrid, choose_grid
+from cryoatom.particles.noise import estimate_noise_power
 from cryoatom.particles.stack import DeadImages, ImageStack
 from cryoatom.particles.table import read_particles
 from cryoatom.poses.docking import MARGIN, Docking, dock
@@ -181,11 +182,17 @@ def _volume_of_particles(
     stack, dead = ImageStack(particles), DeadImages(len(particles))
     radius = 0.4 * particles.box * particles.pixel_size
     sign = -1.0 if uninvert else 1.0
+
+    def read(rows: np.ndarray) -> torch.Tensor:
+        return sign * stack.read_normalized(rows, radius, dead)
+
+    groups, box, pixel_size = particles.optics_group, particles.box, particles.pixel_size
     volume = backproject(
-        lambda rows: sign * stack.read_normalized(rows, radius, dead),
+        read,
         particles.optics,
         particles.poses,
-        _grid(path, particles.box, particles.pixel_size, beads),
+        _grid(path, box, pixel_size, beads),
+        noise=estimate_noise_power(read, groups, box, pixel_size, radius, workers=workers),
         workers=workers,
         progress=progress,
     )

@@ -20,6 +20,7 @@ from cryoatom.imaging.ctf import ctf
 from cryoatom.imaging.grid import CropGrid
 from cryoatom.imaging.kernels import kernel_spectra
 from cryoatom.imaging.matched import matched_crops
+from cryoatom.particles.noise import NoisePower, white_noise
 from cryoatom.records import Optics, Poses
 from cryoatom.workers import Workers
 
@@ -150,6 +151,7 @@ def backproject(
     poses: Poses,
     grid: CropGrid,
     *,
+    noise: NoisePower | None = None,
     workers: Workers,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Volume:
@@ -166,16 +168,21 @@ def backproject(
         Of the particles that are read.
     grid
         The crop that holds them, see :func:`cryoatom.imaging.matched.choose_grid`.
+    noise
+        S of these particles; white where absent.
     """
     total, twice = len(optics), 2 * grid.side
+    noise = noise or white_noise(total, grid.box)
+    precision, group = noise.precision().float(), torch.from_numpy(noise.group_of_image)
     rotations = torch.from_numpy(poses.rotations).float()
 
     def transform(rows: np.ndarray) -> tuple[Tensor, Tensor]:
         images = read_images(rows)
         transfer = ctf(optics[rows], grid.box, grid.pixel_size).float() * images.any(-1).any(-1)[:, None, None]
         shifts = torch.from_numpy(poses.shifts[rows]).float()
-        crops = matched_crops(images, transfer, shifts, grid)
-        return _padded_spectra(crops, twice), kernel_spectra(transfer, grid)
+        own = precision[group[torch.from_numpy(rows)]]
+        crops = matched_crops(images, transfer * own, shifts, grid)
+        return _padded_spectra(crops, twice), kernel_spectra(transfer * own.sqrt(), grid)
 
     batches = [np.arange(start, min(start + _AT_ONCE, total)) for start in range(0, total, _AT_ONCE)]
     inserted = torch.zeros(twice**3, 3)

@@ -15,6 +15,7 @@ from cryoatom.imaging.beads import BeadModel, ca_layout
 from cryoatom.imaging.ctf import ctf
 from cryoatom.imaging.likelihood import quadratic_form
 from cryoatom.imaging.matched import WIDTH_PER_PIXEL, CropGrid, choose_grid, kernel_spectra, matched_crops
+from cryoatom.particles.noise import estimate_noise_power, white_noise
 from cryoatom.particles.stack import DeadImages, ImageStack
 from cryoatom.structure.template import Template
 from cryoatom.training.inputs import Inputs
@@ -65,7 +66,7 @@ def coarse_grid(config: TrainConfig, inputs: Inputs) -> CropGrid:
 
 
 def read_sample(config: TrainConfig, inputs: Inputs, workers: Workers, most: int = IMAGES) -> Sample:
-    """Read evenly spaced images, normalised as for training, their noise taken as white; dead ones are left out."""
+    """Read evenly spaced images, normalised and weighted by their noise as for training; dead ones are left out."""
     particles = inputs.particles[spaced_rows(len(inputs.particles), most)]
     assert particles.poses is not None
     stack, dead, grid = ImageStack(particles), DeadImages(len(particles)), coarse_grid(config, inputs)
@@ -76,12 +77,23 @@ def read_sample(config: TrainConfig, inputs: Inputs, workers: Workers, most: int
     common = ctf(particles.optics[:1], grid.box, grid.pixel_size).float()
     is_common = bool((parameters == parameters[:1]).all())
 
+    def read(rows: np.ndarray) -> Tensor:
+        return sign * stack.read_normalized(rows, radius, dead)
+
+    noise = white_noise(len(particles), particles.box)
+    if config.noise == "radial":
+        groups = particles.optics_group
+        noise = estimate_noise_power(read, groups, particles.box, particles.pixel_size, radius, workers=workers)
+    precision, group = noise.precision().float(), torch.from_numpy(noise.group_of_image)
+    is_common = is_common and len(precision) == 1
+
     def compute(rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        images = sign * stack.read_normalized(rows, radius, dead)
+        images, of_rows = read(rows), torch.from_numpy(rows)
         transfer = common if is_common else ctf(particles.optics[rows], grid.box, grid.pixel_size).float()
-        each, moved = transfer.expand(len(rows), -1, -1), shifts[torch.from_numpy(rows)]
+        own = precision if is_common else precision[group[of_rows]]
+        each, moved = (transfer * own).expand(len(rows), -1, -1), shifts[of_rows]
         crops = torch.stack([matched_crops(images, each, t, grid) for t in (moved, -moved)])
-        return crops, kernel_spectra(transfer, grid)
+        return crops, kernel_spectra(transfer * own.sqrt(), grid)
 
     chunks = [np.arange(start, min(start + _AT_ONCE, len(particles))) for start in range(0, len(particles), _AT_ONCE)]
     parts = workers.map(compute, chunks)
