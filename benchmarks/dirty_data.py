@@ -97,8 +97,8 @@ def junk(arguments: argparse.Namespace, data: Path) -> Path:
     clean, files = read_particles(data / "particles.star"), data_folder()
     count, generator = len(clean) // 8, np.random.default_rng(1)
     cryoatom("simulate", files / "adk_dims2.dcd", "--top", files / "adk.psf", "-o", folder / "more",
-             "--superpose", CORE, "--images-per-frame", -(-3 * count // 102), "--seed", 1, "--float16", "--threads", arguments.threads,
-             "--overwrite")  # fmt: skip
+             "--superpose", CORE, "--images-per-frame", -(-3 * count // 102), "--seed", 1, "--float16",
+             "--threads", arguments.threads, "--overwrite")  # fmt: skip
     more = read_particles(folder / "more/particles.star")
     frames = np.loadtxt(folder / "more/truth/frames.txt", dtype=np.int64)
     order = generator.permutation(len(more))
