@@ -16,7 +16,7 @@ from cryoatom.run_folder import RunFolder
 from cryoatom.training.checkpoint import History, Identity, load_checkpoint, save_checkpoint
 from cryoatom.training.expected import expected_plan
 from cryoatom.training.orientation import Orientation
-from cryoatom.training.robust import first_weighed, weigh_images
+from cryoatom.training.robust import first_weighed, keep_what_is_asked_for, weigh_images
 from cryoatom.training.search_plan import search_plan
 from cryoatom.training.stage import Stage
 from cryoatom.training.trainer import Schedule, Trainer
@@ -48,6 +48,7 @@ def fit(
     plan = search_plan(config)
     orientation = None if plan is None else Orientation(trainer, plan, training)
     history: History = [] if checkpoint is None else load_checkpoint(checkpoint, trainer)
+    keep_what_is_asked_for(config, trainer.fits)
     first, full = len(history), trainer.schedule
     with stage((config.num_epochs - first) * len(training), "Training") as advance:
         while True:

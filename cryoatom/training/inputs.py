@@ -51,6 +51,8 @@ def read_inputs(config: TrainConfig) -> Inputs:
     template, report = read_template(config.template)
     for kind, names in report.dropped.items():
         _logger.info("%s: left out %d x %s", config.template, sum(names.values()), kind)
+    for note in report.notes:
+        _logger.warning("%s: %s", config.template, note)
     graph = build_graph(template) if config.graph is None else read_graph(config.graph)
     if graph.residues != len(template):
         raise ValueError(

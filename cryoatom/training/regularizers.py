@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from cryoatom.structure.template import NEW_CHAIN_JUMP
 
+_MEETING = 1e-4  # Å²: residues that meet have no logarithm
+
 
 def center_loss(
     conformations: Float[Tensor, "batch residues 3"], template_center: Float[Tensor, 3]
@@ -56,7 +58,7 @@ class _RigidityFunction(torch.autograd.Function):
     def forward(ctx: Any, conformations: Tensor, log_distance: Tensor, weight: Tensor) -> Tensor:
         band, residues = weight.shape
         difference = _band_differences(conformations, band)
-        squared = difference.square().sum(dim=1)
+        squared = difference.square().sum(dim=1).clamp_min(_MEETING)
         change = 0.5 * torch.log(squared) - log_distance
         weighted = weight * change
         value = (weighted * change).sum(dim=(1, 2))
@@ -105,7 +107,7 @@ class Rigidity(nn.Module):
         if tolerance > 0 and omega > 0:
             band = min(band, max(1, int(-torch.log(torch.tensor(tolerance)) / omega)))
         x = template_positions.double()[None]
-        squared = _band_differences(x, band).square().sum(dim=1)[0]
+        squared = _band_differences(x, band).square().sum(dim=1)[0].clamp_min(_MEETING)
         position = chain_position.double()
         offset = torch.arange(1, band + 1)[:, None] + torch.arange(residues)
         inside = offset < residues

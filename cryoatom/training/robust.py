@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cryoatom.config import TrainConfig
+from cryoatom.training.image_fits import ImageFits
 from cryoatom.training.search_plan import RANDOM_STREAM, search_plan
 from cryoatom.training.trainer import Trainer
 
@@ -93,6 +94,14 @@ def first_weighed(config: TrainConfig) -> int:
     """
     plan = search_plan(config)
     return max(1, config.warmup, 0 if plan is None else plan.epochs + 1)
+
+
+def keep_what_is_asked_for(config: TrainConfig, fits: ImageFits) -> None:
+    """Let weights and scales of a checkpoint go where the options of this run have none."""
+    if not config.robust:
+        fits.weights.fill_(1.0)
+    if config.scale != "group":
+        fits.gains.fill_(1.0)
 
 
 def weigh_images(config: TrainConfig, trainer: Trainer, rows: np.ndarray, epoch: int) -> None:
