@@ -6,7 +6,7 @@ import torch
 from fits import settings, trainer_of, write_dataset
 
 from cryoatom.training.image_fits import LEAST_WEIGHT, ImageFits
-from cryoatom.training.robust import Kind, fit_mixture
+from cryoatom.training.mixture import Kind, fit_mixture
 
 COUNT = 41
 
@@ -16,23 +16,34 @@ def draw(kind: Kind, power: np.ndarray, generator: np.random.Generator) -> np.nd
     return ratio * power + power**0.5 * generator.normal(size=len(power))
 
 
-GOOD, WRONG, NOISE = Kind(1.1, 0.03), Kind(0.5, 0.2), Kind(0.0, 0.0)
+KINDS = GOOD, WRONG, NOISE = Kind(1.1, 0.03), Kind(0.5, 0.2), Kind(0.0, 0.0)
 
 
-def drawn(counts: tuple[int, int, int], seed: int = 0, doses: tuple[float, float] = (200, 200)):
+def drawn(counts: tuple[int, int, int], seed: int = 0, doses: tuple[float, float] = (200, 200), kinds=KINDS):
+    """Images of three kinds and controls, the poses of all of them exchanged."""
     generator = np.random.default_rng(seed)
     power = generator.uniform(*doses, sum(counts))
     ends = np.cumsum(counts)[:-1]
-    parts = zip((GOOD, WRONG, NOISE), np.split(power, ends), strict=True)
-    cross = np.concatenate([draw(kind, part, generator) for kind, part in parts])
-    control_power = generator.uniform(*doses, 500)
-    return cross, power, (draw(WRONG, control_power, generator), control_power)
+    parts = np.split(power, ends)
+    cross = np.concatenate([draw(kind, part, generator) for kind, part in zip(kinds, parts, strict=True)])
+    strange = [draw(kinds[1], np.concatenate(parts[:2]), generator), draw(kinds[2], parts[2], generator)]
+    some = generator.permutation(len(power))[:500]
+    return cross, power, (np.concatenate(strange)[some], power[some])
 
 
-def test_a_kind_is_found_by_its_moments_though_noise_adds_its_own():
+def test_most_of_some_images_make_their_kind_whatever_the_rest_is():
     generator = np.random.default_rng(0)
     power = generator.uniform(50, 400, 100_000)
-    found = Kind.of(draw(WRONG, power, generator), power, np.ones(len(power)))
+    cross = draw(WRONG, power, generator)
+    cross[:5000] = draw(NOISE, power[:5000], generator)
+    found = Kind.typical(cross, power)
+    assert found.mean == pytest.approx(WRONG.mean, abs=0.02) and found.spread == pytest.approx(WRONG.spread, abs=0.02)
+
+
+def test_a_spread_is_that_above_the_mean_less_the_noise():
+    generator = np.random.default_rng(0)
+    power = generator.uniform(50, 400, 100_000)
+    found = Kind.upper(draw(WRONG, power, generator), power, np.ones(len(power)))
     assert found.mean == pytest.approx(WRONG.mean, abs=0.005) and found.spread == pytest.approx(WRONG.spread, abs=0.005)
 
 
@@ -45,7 +56,7 @@ def test_images_that_do_not_fit_are_told_from_those_that_do(counts, doses):
     assert mixture.share == pytest.approx(counts[0] / sum(counts), abs=0.03)
     assert mixture.fitting.mean == pytest.approx(GOOD.mean, abs=0.02)
     fits = mixture.probability(cross, power)
-    assert (fits[: counts[0]] > 0.5).mean() > 0.98 and (fits[counts[0] :] < 0.5).mean() > 0.9
+    assert (fits[: counts[0]] > 0.5).mean() > 0.98 and (fits[counts[0] :] < 0.5).mean() > 0.85
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -56,6 +67,19 @@ def test_where_all_fit_all_keep_their_weight(seed):
     assert (mixture.probability(cross, power) > 0.9).mean() > 0.995
 
 
+@pytest.mark.parametrize("strangers", [Kind(0.7, 0.18), Kind(0.9, 0.05), Kind(0.5, 0.2)])
+@pytest.mark.parametrize("own_spread", [0.05, 0.14, 0.3])
+@pytest.mark.parametrize("power", [9.0, 30.0, 80.0, 300.0])
+def test_good_images_are_hardly_ever_lost_however_alike_the_kinds_are(strangers, own_spread, power):
+    """Round particles, weak images, a decoder that has learned little: then all weigh alike."""
+    kinds = (Kind(1.0, own_spread), strangers, NOISE)
+    for counts in ((1000, 0, 0), (900, 0, 100), (900, 100, 0), (700, 100, 200)):
+        cross, powers, control = drawn(counts, doses=(0.8 * power, 1.2 * power), kinds=kinds)
+        mixture = fit_mixture(cross, powers, control)
+        lost = 0.0 if mixture is None else (mixture.probability(cross, powers)[: counts[0]] < 0.5).mean()
+        assert lost < 0.04
+
+
 def test_bright_junk_does_not_pass_for_a_particle():
     cross, power, control = drawn((1000, 100, 0))
     mixture = fit_mixture(cross, power, control)
@@ -64,11 +88,10 @@ def test_bright_junk_does_not_pass_for_a_particle():
 
 
 def test_too_few_images_or_images_that_fit_no_better_than_controls_tell_nothing():
-    cross, power, control = drawn((40, 0, 0))
-    assert fit_mixture(cross, power, control) is None
+    assert fit_mixture(*drawn((40, 0, 0))) is None
     generator = np.random.default_rng(0)
     power = np.full(500, 200.0)
-    low = draw(Kind(0.1, 0.05), power, generator)
+    low = draw(Kind(0.3, 0.05), power, generator)
     assert fit_mixture(low, power, (draw(WRONG, power, generator), power)) is None
 
 

@@ -15,6 +15,7 @@ from cryoatom.run_folder import RunFolder
 from cryoatom.training.robust import image_mixture
 from cryoatom.training.trainer import Trainer
 
+_JUNK = 0.05  # an image is called junk where it fits with less probability: in doubt it stays
 _OUTLIER = 8.0  # deviations of an image's power from that of the others
 _MANY = 0.05  # share of images that is worth a warning
 _logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ def report_images(config: TrainConfig, folder: RunFolder, particles: Particles, 
 
     The columns of images.csv: image (from 0), name, gain_nats (how much better the model explains the image than
     nothing does), scale (of the image relative to the model), fits (probability that it shows the particle in its
-    pose), is_junk (less than one half), power_excess (of the image's power, in deviations of the others'), is_outlier
+    pose), is_junk (less than 5%), power_excess (of the image's power, in deviations of the others'), is_outlier
     (more than 8 of them), is_dead (could not be used). good.npy has the rows, in the particle file, of images that are
     neither junk nor dead: for `--ind`.
     """
@@ -33,7 +34,7 @@ def report_images(config: TrainConfig, folder: RunFolder, particles: Particles, 
     is_dead, excess = trainer.data.is_dead, trainer.data.power_excess
     cross, power = trainer.fits.of(everything)
     fits = np.where(is_dead, 0.0, _probability(trainer, everything, config))
-    is_junk, is_outlier = fits < 0.5, np.abs(excess) > _OUTLIER
+    is_junk, is_outlier = fits < _JUNK, np.abs(excess) > _OUTLIER
     with np.errstate(divide="ignore", invalid="ignore"):
         gain, scale = cross - 0.5 * power, cross / power
     columns = {
