@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from cryoatom import __version__
 
@@ -44,6 +44,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    sections: ClassVar[dict[str, str]] = {}  # first field of each part of the help -> its heading
 
     @classmethod
     def merge(cls, flags: Mapping[str, Any], config: Path | None = None) -> Self:
@@ -68,7 +69,8 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(merged)
         except ValidationError as error:
-            raise ValueError(_explain(error, config if _blames_file(error, from_file, flags) else None)) from None
+            in_file = config if _blames_file(error, from_file, flags) else None
+            raise ValueError(_explain(error, cls, in_file)) from None
 
     def to_yaml(self, command: list[str]) -> str:
         """Return the settings as YAML, with the command line, version and time; `merge` reads it back.
@@ -95,7 +97,7 @@ def load_config(path: Path, model: type[Settings]) -> dict[str, Any]:
     try:
         content = _PlainLoader(path.read_text(encoding="utf-8")).get_single_data()
     except _NOT_YAML as error:
-        raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())[:_SHOWN]}") from None
+        raise ValueError(f"{path} is not a YAML file: {_yaml_problem(error)}") from None
     if not isinstance(content, dict | None):
         raise ValueError(f"{path} must hold lines like 'batch_size: 256', found a {type(content).__name__}")
     settings = {str(name): value for name, value in (content or {}).items() if name not in RECORDED}
@@ -105,6 +107,14 @@ def load_config(path: Path, model: type[Settings]) -> dict[str, Any]:
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(model.model_fields)}"
             raise ValueError(f"unknown setting {_shortened(name)} in {path}; {hint}")
     return settings
+
+
+def _yaml_problem(error: Exception) -> str:
+    """Say what is wrong and in which line, without the parser's drawing of the place."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or problem is None:
+        return " ".join(str(error).split())[:_SHOWN]
+    return f"{problem[:_SHOWN]} in line {mark.line + 1}"
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -128,20 +138,30 @@ def _plain(value: Any) -> Any:
 
 
 def _blames_file(error: ValidationError, from_file: Mapping[str, Any], flags: Mapping[str, Any]) -> bool:
-    return any(issue["loc"][0] in from_file and issue["loc"][0] not in flags for issue in error.errors())
+    names = [issue["loc"][0] for issue in error.errors() if issue["loc"]]
+    return any(name in from_file and name not in flags for name in names)
 
 
-def _explain(error: ValidationError, config: Path | None) -> str:
+def _explain(error: ValidationError, model: type[Settings], config: Path | None) -> str:
     """Turn pydantic's report into one line."""
-    missing = [str(issue["loc"][0]) for issue in error.errors() if issue["type"] == "missing"]
+    missing = [_option(str(issue["loc"][0]), model) for issue in error.errors() if issue["type"] == "missing"]
     reasons: dict[str, str] = {}  # a union reports once for each of its types: the first is enough
     for issue in error.errors():
         if issue["type"] != "missing":
-            name, reason = str(issue["loc"][0]), issue["msg"].removeprefix("Value error, ")
+            reason = issue["msg"].removeprefix("Value error, ")
+            if not issue["loc"]:  # of several settings together
+                return reason
+            name = str(issue["loc"][0])
             reasons.setdefault(name, f"{name}: {reason[0].lower()}{reason[1:]}, found {_shortened(issue['input'])}")
     if missing:
         return f"not given, on the command line or by --config: {', '.join(missing)}"
     return "; ".join(reasons.values()) + (f" (in {config})" if config else "")
+
+
+def _option(name: str, model: type[Settings]) -> str:
+    extra = model.model_fields[name].json_schema_extra
+    is_argument = isinstance(extra, dict) and extra.get("argument")
+    return name.upper() if is_argument else f"--{name.replace('_', '-')}"
 
 
 class TrainConfig(Settings):
@@ -172,6 +192,16 @@ class TrainConfig(Settings):
             "fit_beads": False,
             "pose_loss": "expected",
         }
+    }
+    sections: ClassVar[dict[str, str]] = {
+        "template": "Input and output",
+        "uninvert_data": "Images",
+        "decoder": "Model",
+        "search_epochs": "Search of poses, with --poses esl",
+        "num_epochs": "Training",
+        "likelihood": "Objective",
+        "seed": "Running",
+        "dcd": "What is written",
     }
 
     particles: Path = setting(
@@ -291,3 +321,13 @@ class TrainConfig(Settings):
     pdb: Literal["none", "all"] | PositiveInt | Path = setting(
         "none", "Also write single PDB files: none, all, the first N, or a file of rows.", union_mode="left_to_right"
     )
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.overwrite and self.load is not None:
+            raise ValueError("--overwrite replaces a run and --load goes on with one: give one of them")
+        if self.scale == "group" and self.likelihood == "profiled":
+            raise ValueError("--scale group has no meaning with --likelihood profiled: each image has its own scale")
+        if self.scale == "group" and self.poses == "esl" and self.pose_loss == "expected":
+            raise ValueError("--scale group needs a pose for each image: not with --pose-loss expected")
+        return self

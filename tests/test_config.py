@@ -6,7 +6,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cryoatom.config import RECORDED, Settings, TrainConfig, setting
+from cryoatom.config import RECORDED, Settings, TrainConfig, load_config, setting
 
 REQUIRED = {"particles": "p.star", "template": "t.cif", "outdir": "run"}
 
@@ -66,7 +66,7 @@ def test_a_bad_flag_is_not_blamed_on_the_file(tmp_path):
 
 
 def test_missing_settings_are_named_together():
-    with pytest.raises(ValueError, match="not given.*particles, template, outdir"):
+    with pytest.raises(ValueError, match="not given.*PARTICLES, --template, --outdir"):
         TrainConfig.merge({})
 
 
@@ -125,3 +125,31 @@ def test_pdb_is_a_word_a_count_or_a_file(given, parsed):
 @pytest.mark.parametrize(("given", "parsed"), [("latest", "latest"), ("run/weights.3.pt", Path("run/weights.3.pt"))])
 def test_load_is_latest_or_a_file(given, parsed):
     assert TrainConfig.merge({**REQUIRED, "load": given}).load == parsed
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"overwrite": True, "load": "latest"}, "--overwrite replaces a run and --load goes on"),
+        ({"scale": "group", "likelihood": "profiled"}, "--scale group has no meaning with --likelihood profiled"),
+        ({"scale": "group", "poses": "esl", "pose_loss": "expected"}, "--scale group needs a pose"),
+    ],
+)
+def test_settings_that_contradict_each_other(given, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig.merge({**REQUIRED, **given})
+
+
+def test_a_missing_setting_is_named_as_its_option():
+    with pytest.raises(ValueError, match="by --config: PARTICLES, --template, --outdir$"):
+        TrainConfig.merge({})
+
+
+def test_bad_yaml_is_told_by_line(tmp_path):
+    (tmp_path / "a.yaml").write_text("zdim: 8\nbatch_size: [1\n")
+    with pytest.raises(ValueError, match=r"a\.yaml is not a YAML file: [^\n]{5,80} in line 3$"):
+        load_config(tmp_path / "a.yaml", TrainConfig)
+
+
+def test_every_section_of_the_help_starts_at_a_setting():
+    assert set(TrainConfig.sections) <= set(TrainConfig.model_fields)

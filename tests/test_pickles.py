@@ -141,6 +141,21 @@ def test_lists_that_hold_one_another_many_times(tmp_path):
     assert len(found) == 100 and found[0] is found[99]
 
 
+def test_a_type_that_unfolds_is_not_spelt_out(tmp_path):
+    """Lists that hold one another make few bytes a text of any length."""
+    bomb: list = [1] * 10
+    for _ in range(8):
+        bomb = [bomb] * 10
+    kind = pickle.dumps(np.zeros(2), 4)
+    assert b"\x8c\x01<" in kind
+    listed = pickle.dumps(bomb, 4)
+    framed = listed[listed.index(b"]") : -1]  # without protocol, frame and stop
+    (tmp_path / "a.pkl").write_bytes(kind[:2] + kind[11:].replace(b"\x8c\x01<", framed, 1))
+    with pytest.raises(ValueError, match=r"a\.pkl") as caught:
+        read_numpy_pickle(tmp_path / "a.pkl")
+    assert len(str(caught.value)) < 300
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file .*a\.pkl"):
         read_numpy_pickle(tmp_path / "a.pkl")

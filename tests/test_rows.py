@@ -50,8 +50,8 @@ def test_files_that_are_not_rows(tmp_path):
     ("rows", "message"),
     [
         ([], "no rows of p.star"),
-        ([0, 5, 6], "2 selected rows are not in p.star, which has rows 0 to 4; the first is 5"),
-        ([0, -1], "the first is -1"),
+        ([0, 5, 6], "row 5 is selected, and 1 more, that is not in p.star, which has rows 0 to 4"),
+        ([0, -1], "row -1 is selected"),
         ([3, 0, 3], "row 3 of p.star is selected more than once"),
     ],
 )

@@ -310,7 +310,9 @@ def test_subtomograms_are_refused(folder):
 
 
 def test_tilt_series_of_warp_are_refused(folder):
-    text = add_column(add_column(PARTICLES, "rlnGroupName", ["g0", "g0", "g1"]), "rlnCtfBfactor", [-13, -26, -13])
+    single = add_column(add_column(PARTICLES, "rlnGroupName", ["g0", "g0", "g1"]), "rlnCtfBfactor", [-13, -26, -13])
+    assert len(read(folder, OPTICS + single)) == 3  # RELION fits a B-factor to each particle or micrograph
+    text = add_column(single, "rlnCtfScalefactor", [1.0, 0.8, 1.0])
     with pytest.raises(ValueError, match="tilt series.*rlnGroupName"):
         read(folder, OPTICS + text)
     text = add_column(add_column(PARTICLES, "rlnGroupName", ["g0", "g0", "g1"]), "rlnCtfBfactor", [0, 0, 0])
@@ -404,7 +406,7 @@ def test_selected_rows_need_only_their_own_stacks(folder):
     part = read(folder, OPTICS + PARTICLES, rows=np.array([2, 0]))
     assert part.image_names.tolist() == ["000004@a.mrcs", "000002@a.mrcs"] and len(part.stacks) == 1
     np.testing.assert_array_equal(part.optics.as_array(), whole.optics[np.array([2, 0])].as_array())
-    with pytest.raises(ValueError, match="rows 0 to 2; the first is 3"):
+    with pytest.raises(ValueError, match="row 3 is selected"):
         read(folder, OPTICS + PARTICLES, rows=np.array([3]))
 
 

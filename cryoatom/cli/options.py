@@ -16,6 +16,31 @@ from pydantic.fields import FieldInfo
 from cryoatom.config import Settings
 
 _GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSource.PROMPT)
+
+
+class SettingOption(click.Option):
+    """An option that knows its part of the help page."""
+
+    def __init__(self, *args: Any, section: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+class SectionedCommand(click.Command):
+    """A command whose help page lists its options in parts, each under a heading."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, those without a part of their own last."""
+        parts: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record, section = parameter.get_help_record(ctx), getattr(parameter, "section", None)
+            if record is not None and isinstance(parameter, click.Option):
+                parts.setdefault(section or "Other options", []).append(record)
+        for heading in sorted(parts, key=lambda heading: heading == "Other options"):
+            with formatter.section(heading):
+                formatter.write_dl(parts[heading])
+
+
 _CONFIG = click.option(
     "--config", type=click.Path(path_type=Path), help="YAML file of settings, for instance a run's config.yaml."
 )
@@ -33,14 +58,24 @@ def settings_options(model: type[Settings]) -> Callable[[Callable[..., Any]], Ca
             return function(model.merge(given, config), **values)
 
         decorated = _CONFIG(command)
+        sections = _section_of_fields(model)
         for name, field in reversed(model.model_fields.items()):
-            decorated = _parameter(name, field)(decorated)
+            decorated = _parameter(name, field, sections[name])(decorated)
         return decorated
 
     return decorate
 
 
-def _parameter(name: str, field: FieldInfo) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _section_of_fields(model: type[Settings]) -> dict[str, str | None]:
+    """Return the part of the help page of each field: fields of a part follow each other."""
+    section, sections = None, {}
+    for name in model.model_fields:
+        section = model.sections.get(name, section)
+        sections[name] = section
+    return sections
+
+
+def _parameter(name: str, field: FieldInfo, section: str | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     extra: dict[str, Any] = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     kind = click_type(field)
     if extra.get("argument"):
@@ -51,6 +86,7 @@ def _parameter(name: str, field: FieldInfo) -> Callable[[Callable[..., Any]], Ca
         flags = [f"{flag}/--no-{flag.removeprefix('--')}" if flag.startswith("--") else flag for flag in flags]
     text = f"{field.description}  [required]" if field.is_required() else field.description
     default = {} if field.is_required() or field.default in (None, ()) else {"default": field.default}
+    kind |= {"cls": SettingOption, "section": section}
     return click.option(name, *flags, help=text, show_default=True, **default, **kind)
 
 

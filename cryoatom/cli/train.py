@@ -7,24 +7,26 @@ import sys
 import click
 
 from cryoatom.cli.log import add_run_log
-from cryoatom.cli.options import settings_options
+from cryoatom.cli.options import SectionedCommand, settings_options
 from cryoatom.config import TrainConfig
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @click.option("--dry-run", is_flag=True, help="Check the input and estimate time, memory and disk; write nothing.")
 @settings_options(TrainConfig)
 def train(config: TrainConfig, dry_run: bool) -> None:
     """Fit one conformation to every particle image.
 
-    PARTICLES is a RELION .star file; the CTF and, with --poses known, the poses are read from it. Then the template
-    must lie in the frame of the poses. With --poses esl they are estimated, and the template's frame is theirs.
+    PARTICLES is a RELION .star or cryoSPARC .cs file; the CTF and, with --poses known, the poses are read from it, or
+    from other files (--ctf, --poses). Then the template must lie in the frame of the poses (`cryoatom template --fit`).
+    With --poses esl they are estimated, and the template's frame is theirs.
 
     \b
     Examples:
         cryoatom train particles.star --template template.cif -o run
         cryoatom train particles.star --template template.cif -o run --dry-run
         cryoatom train particles.star --template template.cif --poses esl -o run
+        cryoatom train particles.mrcs --poses pose.pkl --ctf ctf.pkl --template template.cif -o run
         cryoatom train particles.star --template template.cif -o run --load latest
         cryoatom train --config run/config.yaml -o again --seed 1
     """
@@ -43,6 +45,7 @@ def train(config: TrainConfig, dry_run: bool) -> None:
     console.print(f"{folder.conformations}: one conformation per image; every epoch's figures in {folder.metrics}")
     if config.dcd:
         console.print(f"{folder.trajectory} with {folder.topology} for ChimeraX, VMD or PyMOL")
+    console.print(f"{folder.image_report}: which images fit; {folder.good_rows}: their rows, for --ind")
 
 
 def _rehearse(config: TrainConfig) -> None:

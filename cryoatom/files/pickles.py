@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+_SHOWN = 8  # characters of a type in an error message
 _TYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")  # numbers; neither objects (O) nor records (V)
 _DEEPEST = 8
 _DAMAGE = (  # what the unpickler raises for bytes that are no pickle
@@ -75,11 +76,14 @@ class _Type:
         self.code = code
 
     def __setstate__(self, state: tuple) -> None:
-        self.code = f"{state[1]}{self.code.lstrip('<>=|')}"
+        if state[1] not in ("<", ">", "=", "|") or not isinstance(self.code, str):
+            raise ValueError("it holds a damaged array")
+        self.code = state[1] + self.code.lstrip("<>=|")
 
     def numpy(self) -> np.dtype:
         if not isinstance(self.code, str) or not _TYPE.fullmatch(self.code):
-            raise ValueError(f"it holds an array of {self.code!r}, which are no numbers")
+            what = repr(self.code[:_SHOWN]) if isinstance(self.code, str) else type(self.code).__name__
+            raise ValueError(f"it holds an array of {what}, which are no numbers")
         return np.dtype(self.code)
 
 

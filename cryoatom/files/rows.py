@@ -10,6 +10,8 @@ import numpy as np
 from cryoatom.files.npy import read_npy
 from cryoatom.files.pickles import read_numpy_pickle
 
+_SHOWN = 40  # characters of a wrong value in an error message
+
 
 def read_rows(path: str | os.PathLike) -> np.ndarray:
     """Read zero-based rows from an .npy or .pkl file of integers, or a .txt file of numbers between blanks.
@@ -32,7 +34,7 @@ def read_rows(path: str | os.PathLike) -> np.ndarray:
         if path.suffix == ".npy":
             rows = read_npy(path)
         elif path.suffix == ".txt":
-            rows = np.array([int(word) for word in path.read_text().split()], dtype=np.int64)
+            rows = np.array([_to_row(word) for word in path.read_text().split()], dtype=np.int64)
         elif path.suffix == ".pkl":
             rows = np.asarray(read_numpy_pickle(path))
         else:
@@ -44,8 +46,15 @@ def read_rows(path: str | os.PathLike) -> np.ndarray:
         if rows.ndim != 1 or rows.dtype.kind not in "iu":
             raise ValueError(f"expected a list of integers, found {rows.dtype} of shape {rows.shape}")
     except ValueError as error:
-        raise ValueError(f"cannot read rows from {path}: {error}") from None
+        reason = str(error).removeprefix(f"cannot read {path}: ")
+        raise ValueError(f"cannot read rows from {path}: {reason}") from None
     return rows.astype(np.int64)
+
+
+def _to_row(word: str) -> int:
+    if not word.isdecimal():
+        raise ValueError(f"expected row numbers between blanks, found {word[:_SHOWN]!r}")
+    return int(word)
 
 
 def check_rows(rows: np.ndarray, count: int, source: Path) -> None:
@@ -61,8 +70,9 @@ def check_rows(rows: np.ndarray, count: int, source: Path) -> None:
     outside = rows[(rows < 0) | (rows >= count)]
     if len(outside):
         raise ValueError(
-            f"{len(outside)} selected rows are not in {source}, which has rows 0 to {count - 1}; "
-            f"the first is {outside[0]}"
+            f"row {outside[0]} is selected"
+            + (f", and {len(outside) - 1} more," if len(outside) > 1 else "")
+            + f" that is not in {source}, which has rows 0 to {count - 1}"
         )
     unique, counts = np.unique(rows, return_counts=True)
     if len(unique) < len(rows):

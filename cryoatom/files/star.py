@@ -159,12 +159,13 @@ def _refuse_other_data(table: ParticleTable) -> None:
     for column in [*table.optics, *table.particles]:
         if column.startswith("rlnTomo"):
             raise ValueError(f"{table.source} is of a tilt series ({column}): cryoatom reads single particles only")
-    if "rlnGroupName" in table and "rlnCtfBfactor" in table:  # Warp and M: the B-factor grows along a series
+    series = ("rlnCtfBfactor", "rlnCtfScalefactor")  # Warp and M: both change along a series, which is a group
+    if "rlnGroupName" in table and all(column in table for column in series):
         groups = table.values("rlnGroupName").astype(str)
-        if len(set(zip(groups, table.numbers("rlnCtfBfactor"), strict=True))) > len(set(groups)):
+        if all(len(set(zip(groups, table.numbers(column), strict=True))) > len(set(groups)) for column in series):
             raise ValueError(
-                f"{table.source} is of a tilt series (rlnCtfBfactor varies within a rlnGroupName): cryoatom reads "
-                "single particles only"
+                f"{table.source} is of a tilt series ({' and '.join(series)} vary within a rlnGroupName): cryoatom "
+                "reads single particles only"
             )
     if "rlnImageDimensionality" in table and (table.numbers("rlnImageDimensionality") != 2).any():
         raise ValueError(

@@ -99,6 +99,10 @@ def read_particle_table(path: Path) -> ParticleTable:
     blocks = _read_blocks(path)
     with_images = [name for name, block in blocks.items() if "rlnImageName" in block]
     name = "particles" if "particles" in with_images else with_images[0] if len(with_images) == 1 else None
+    if not blocks:
+        raise ValueError(
+            f"{path} is not a STAR file: it has no data_ block" + ("" if path.stat().st_size else " (it is empty)")
+        )
     if name is None:
         found = ", ".join(f"data_{name}" for name in blocks) or "none"
         problem = "more than one has" if with_images else "none has"

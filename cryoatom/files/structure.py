@@ -116,7 +116,8 @@ def _read_atom_site(path: Path) -> AtomSite:
     try:
         document = gemmi.cif.read(str(path))
     except (RuntimeError, ValueError, OSError) as error:
-        raise ValueError(f"{path} is not a readable mmCIF file: {error}") from error
+        reason = str(error).removeprefix(f"{path}:")
+        raise ValueError(f"{path} is not a readable mmCIF file, or was cut off: {reason}") from error
     for block in document:
         try:
             site = block.get_mmcif_category("_atom_site.")

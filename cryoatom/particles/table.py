@@ -86,7 +86,7 @@ def read_particles(
         datadir=folder,
         amplitude_contrast=amplitude_contrast,
     )
-    check_particles(particles)
+    check_particles(particles, pose_file=path if poses is None else Path(poses))
     return particles
 
 
@@ -107,8 +107,8 @@ def _joined(
     return other[find_rows(images, other, rows, total)]
 
 
-def check_particles(particles: Particles) -> None:
-    """Check that every image can be read and every pose can be true.
+def check_particles(particles: Particles, pose_file: Path | None = None) -> None:
+    """Check that every image can be read and every pose, from `pose_file`, can be true.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def check_particles(particles: Particles) -> None:
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise ValueError(f"{particles.source} cannot be used: {'; '.join(problems[:_SHOWN])}{more}")
     if particles.poses is not None:
-        _check_shifts(particles, particles.poses.shifts)
+        _check_shifts(particles, particles.poses.shifts, pose_file or particles.source)
 
 
 def _stack_problems(particles: Particles) -> list[str]:
@@ -143,13 +143,13 @@ def _stack_problems(particles: Particles) -> list[str]:
     return problems
 
 
-def _check_shifts(particles: Particles, shifts: np.ndarray) -> None:
+def _check_shifts(particles: Particles, shifts: np.ndarray, source: Path) -> None:
     limit = particles.box * particles.pixel_size / 2
     outside = np.flatnonzero((np.abs(shifts) >= limit).any(axis=1))
     if len(outside):
         first = outside[0]
         raise ValueError(
-            f"{particles.source}: {len(outside)} particles lie outside their images: {particles.image_names[first]} is "
+            f"{source}: {len(outside)} particles lie outside their images: {particles.image_names[first]} is "
             f"shifted by {shifts[first].round(3).tolist()} Å, half the box is {limit:g} Å; "
             "is their unit wrong (.star: Å or pixels by the column, .cs: pixels, cryoDRGN: fractions of the box), or "
             "were the images cropped?"

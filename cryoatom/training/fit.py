@@ -50,6 +50,8 @@ def fit(
     history: History = [] if checkpoint is None else load_checkpoint(checkpoint, trainer)
     keep_what_is_asked_for(config, trainer.fits)
     first, full = len(history), trainer.schedule
+    if first >= shortened(full, history, config.patience).epochs:
+        _logger.warning("the run had finished: its last files are written again; --num-epochs is %d", config.num_epochs)
     with stage((config.num_epochs - first) * len(training), "Training") as advance:
         while True:
             trainer.schedule = shortened(full, history, config.patience)
