@@ -1,15 +1,17 @@
 """images.csv and good.npy: what does not fit, what is dead, and what a next run should keep."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from fits import settings, write_dataset
+from fits import settings, trainer_of, write_dataset
 
 from cryoatom.files.mrc import open_stack
 from cryoatom.particles.table import read_particles
 from cryoatom.run_folder import RunFolder
+from cryoatom.training.image_report import report_images
 from cryoatom.training.train import train
 
 COUNT, DEAD, JUNK = 120, [17, 60], [3, 30, 31, 77, 99, 118]
@@ -74,3 +76,12 @@ def test_good_rows_are_those_of_the_particle_file(run, spoiled, tmp_path):
 def test_weights_stay_without_robust(spoiled, tmp_path):
     run = train(settings(spoiled, tmp_path, num_epochs=3, robust=False, force=True))
     assert (torch.load(run.weights(), weights_only=True)["fits"]["weights"] == 1).all()
+
+
+def test_particles_of_cryosparc_keep_their_uid(spoiled, tmp_path):
+    config = settings(spoiled, tmp_path / "run")
+    particles = read_particles(config.particles)
+    with trainer_of(config) as trainer:
+        folder = RunFolder(tmp_path)
+        report_images(config, folder, replace(particles, uids=np.arange(COUNT, dtype=np.uint64) + 2**63), trainer)
+    assert read_report(folder)["uid"].tolist() == [str(2**63 + i) for i in range(COUNT)]

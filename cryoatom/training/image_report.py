@@ -24,11 +24,11 @@ _logger = logging.getLogger(__name__)
 def report_images(config: TrainConfig, folder: RunFolder, particles: Particles, trainer: Trainer) -> None:
     """Write images.csv and good.npy, and say in a few lines what is wrong with how many images.
 
-    The columns of images.csv: image (from 0), name, gain_nats (how much better the model explains the image than
-    nothing does), scale (of the image relative to the model), fits (probability that it shows the particle in its
-    pose), is_junk (less than 5%), power_excess (of the image's power, in deviations of the others'), is_outlier
-    (more than 8 of them), is_dead (could not be used). good.npy has the rows, in the particle file, of images that are
-    neither junk nor dead: for `--ind`.
+    The columns of images.csv: image (from 0), name, uid (of cryoSPARC, where there is one), gain_nats (how much better
+    the model explains the image than nothing does), scale (of the image relative to the model), fits (probability that
+    it shows the particle in its pose), is_junk (less than 5%), power_excess (of the image's power, in deviations of
+    the others'), is_outlier (more than 8 of them), is_dead (could not be used). good.npy has the rows, in the particle
+    file, of images that are neither junk nor dead: for `--ind`.
     """
     everything = np.arange(len(particles))
     is_dead, excess = trainer.data.is_dead, trainer.data.power_excess
@@ -40,6 +40,7 @@ def report_images(config: TrainConfig, folder: RunFolder, particles: Particles, 
     columns = {
         "image": everything,
         "name": particles.image_names,
+        **({} if particles.uids is None else {"uid": particles.uids}),
         "gain_nats": [f"{value:.2f}" for value in gain],
         "scale": [f"{value:.3f}" for value in scale],
         "fits": [f"{value:.4f}" for value in fits],
