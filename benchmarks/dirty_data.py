@@ -44,18 +44,15 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=["clean", "junk", "coloured"])
     arguments = parser.parse_args()
     data = prepare(arguments)
-    print(
-        "| data | options | mean RMSD of good images (Å) | area under curve: all | junk | random poses |\n"
-        + "|---" * 6
-        + "|"
-    )
+    makers = {"clean": lambda: data, "junk": lambda: junk(arguments, data), "coloured": lambda: coloured(data)}
+    options_of = {"clean": [[]], "junk": [[], ["--no-robust"]], "coloured": [[], ["--noise", "white"]]}
+    print("| data | options | mean RMSD of good images (Å) | good images called junk | area under curve: all | junk "
+          "| random poses |\n" + "|---" * 7 + "|")  # fmt: skip
     for name in arguments.sets:
-        folder = {"clean": lambda: data, "junk": lambda: junk(arguments, data), "coloured": lambda: coloured(data)}[
-            name
-        ]()
-        for options in {"clean": [[]], "junk": [[], ["--no-robust"]], "coloured": [[], ["--noise", "white"]]}[name]:
+        folder = makers[name]()
+        for options in options_of[name]:
             row = run(arguments, folder, data, options)
-            print(f"| {name} | {' '.join(options)} | " + " | ".join(f"{value:.3f}" for value in row) + " |", flush=True)
+            print(f"| {name} | {' '.join(options)} | " + " | ".join(f"{value:.4g}" for value in row) + " |", flush=True)
 
 
 def run(arguments: argparse.Namespace, folder: Path, data: Path, options: list[str]) -> list[float]:
@@ -73,10 +70,11 @@ def run(arguments: argparse.Namespace, folder: Path, data: Path, options: list[s
     rmsd = column(out / "eval/rmsd.csv", "rmsd")
     kinds = np.loadtxt(folder / "kinds.txt", dtype=str) if (folder / "kinds.txt").exists() else None
     if kinds is None:
-        return [float(rmsd.mean())]
+        return [float(rmsd.mean()), float(column(out / "images.csv", "is_junk").mean())]
     fits, good = column(out / "images.csv", "fits"), kinds == "good"
     bad = [~good, ~good & (kinds != "pose"), kinds == "pose"]
-    return [float(rmsd[good].mean()), *(area_under_curve(fits[good], fits[which]) for which in bad)]
+    lost = float(column(out / "images.csv", "is_junk")[good].mean())
+    return [float(rmsd[good].mean()), lost, *(area_under_curve(fits[good], fits[which]) for which in bad)]
 
 
 def column(path: Path, name: str) -> np.ndarray:
