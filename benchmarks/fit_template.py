@@ -25,7 +25,8 @@ import torch
 from cryoatom.files.star import write_star_particles
 from cryoatom.geometry import random_rotations
 from cryoatom.particles.table import read_particles
-from cryoatom.poses.frame import TemplateFit, fit_template
+from cryoatom.poses.frame import fit_to_map, fit_to_particles
+from cryoatom.poses.verdict import TemplateFit
 from cryoatom.records import Poses
 from cryoatom.scattering import SOLVENT_POTENTIAL, VOLTS_PER_FACTOR, displaced_factor, electron_factor
 from cryoatom.structure.specimen import read_specimen
@@ -64,11 +65,14 @@ def main() -> None:
 
 def report(title: str, start: Template, data: Path, frames: dict[str, Template], workers: Workers) -> TemplateFit:
     began = time.perf_counter()
-    fit = fit_template(start, data, force=True, workers=workers)
+    if data.suffix == ".mrc":
+        fit = fit_to_map(start, data, force=True, workers=workers)
+    else:
+        fit = fit_to_particles(start, read_particles(data), force=True, workers=workers)
     seconds = time.perf_counter() - began
     places = ", ".join(f"{distance(fit.template, frame)} from {name}" for name, frame in frames.items())
     scores = fit.describe().split("\n", 1)[1].replace("\n", " ")
-    print(f"{title}: {places}; {seconds:.0f} s; {scores}", flush=True)
+    print(f"{title}: {places}; {seconds:.0f} s; {scores}; spread {fit.docking.spread:.3g}", flush=True)
     return fit
 
 

@@ -27,7 +27,8 @@ from cryoatom.results.ground_truth import read_ground_truth, read_labels
 from cryoatom.rotations import rotation_angle, rotation_grid
 from cryoatom.run_folder import RunFolder
 from cryoatom.training.fit import start_scale
-from cryoatom.training.inputs import prepare_images, read_inputs
+from cryoatom.training.images import prepare_images
+from cryoatom.training.inputs import read_inputs
 from cryoatom.training.pose_table import PoseTable
 from cryoatom.training.stage import silent
 from cryoatom.training.train import build_trainer

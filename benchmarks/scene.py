@@ -17,15 +17,9 @@ from cryoatom.geometry import random_rotations
 from cryoatom.imaging.beads import BeadModel, bead_layout
 from cryoatom.imaging.ctf import ctf
 from cryoatom.imaging.direct import simulate_images
-from cryoatom.imaging.matched import (
-    WIDTH_PER_PIXEL,
-    CropGrid,
-    MatchedSet,
-    choose_grid,
-    kernel_spectra,
-    kernel_table,
-    matched_crops,
-)
+from cryoatom.imaging.grid import CropGrid, choose_grid
+from cryoatom.imaging.kernels import kernel_spectra, kernel_table
+from cryoatom.imaging.matched import WIDTH_PER_PIXEL, MatchedSet, matched_crops
 from cryoatom.particles.noise import white_noise
 from cryoatom.records import Optics, Particles, Poses
 from cryoatom.structure.graph import build_graph

@@ -27,8 +27,9 @@ from cryoatom.fourier import centered_irfft2, centered_rfft2
 from cryoatom.imaging.beads import BeadModel
 from cryoatom.imaging.ctf import ctf
 from cryoatom.imaging.direct import direct_nll
+from cryoatom.imaging.kernels import kernel_spectra
 from cryoatom.imaging.likelihood import cross_and_power, gaussian_nll
-from cryoatom.imaging.matched import MatchedSet, kernel_spectra
+from cryoatom.imaging.matched import MatchedSet
 from cryoatom.imaging.project import render, render_dense
 from cryoatom.particles.stack import ImageStack
 from cryoatom.poses.lowpass import LowPass
@@ -37,7 +38,8 @@ from cryoatom.poses.search import JointSearch
 from cryoatom.rotations import rotation_grid
 from cryoatom.run_folder import RunFolder
 from cryoatom.training.fit import start_scale
-from cryoatom.training.inputs import Inputs, prepare_images, read_inputs
+from cryoatom.training.images import prepare_images
+from cryoatom.training.inputs import Inputs, read_inputs
 from cryoatom.training.stage import silent
 from cryoatom.training.train import build_trainer
 from cryoatom.workers import Workers

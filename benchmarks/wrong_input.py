@@ -4,7 +4,8 @@
 
 DATA are folders of `cryoatom simulate`, each with a template.cif in the frame of its poses. Every one is divided into
 sets of images without overlap; each set is checked as it is (a finding is a false alarm), then with each wrong input
-in turn (no finding, or another one, is a miss). Prints a markdown table.
+in turn (no finding, or another one, is a miss). Other templates that lie in the frame are given by --templates, and
+must pass: parts of the particle, other conformations. Prints a markdown table.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from cryoatom.training.checks import find_faults
 from cryoatom.training.inputs import Inputs, read_inputs
 from cryoatom.workers import Workers
 
-RIGHT = "as it is"
+RIGHT, TURNED = "as it is", "template turned at random"
 FLIP = np.diag([1.0, 1.0, -1.0])
 Change = Callable[[Inputs, np.random.Generator], Inputs]
 
@@ -37,6 +38,8 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=20)
     parser.add_argument("--most", type=int, default=20, help="sets that each wrong input is tried on")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
+    parser.add_argument("--templates", type=Path, nargs="+", default=[], help="in the frame of the first DATA")
+    parser.add_argument("--turns", type=int, default=0, help="of the template at random, on one set")
     arguments = parser.parse_args()
     print("| data | case | right | sets | seconds each | a finding |")
     print("|---|---|---|---|---|---|")
@@ -53,6 +56,12 @@ def main() -> None:
                 continue
             some = sets if case == RIGHT else sets[: arguments.most]
             print(f"| {data.name} | {case} | {row(config, inputs, some, case)} |", flush=True)
+        if arguments.turns:
+            some = [sets[0]] * arguments.turns
+            print(f"| {data.name} | turns of one set | {row(config, inputs, some, TURNED)} |", flush=True)
+        for path in arguments.templates if data == arguments.data[0] else []:
+            other = read_inputs(config.model_copy(update={"template": path}))
+            print(f"| {data.name} | {path.stem} | {row(config, other, sets[:1], RIGHT)} |", flush=True)
 
 
 def row(config: TrainConfig, inputs: Inputs, sets: list[np.ndarray], case: str) -> str:
@@ -135,7 +144,7 @@ CASES: dict[str, tuple[Change, tuple[str, ...], bool]] = {
     "shuffled": (shuffled, ("do not belong",), False),
     "off by one": (offset, ("do not belong",), False),
     "template turned by 40°": (turned(40.0), ("not in the frame",), False),
-    "template turned at random": (turned(None), ("not in the frame",), False),
+    TURNED: (turned(None), ("not in the frame",), False),
     "transposed, inverted": (TRANSPOSED, ("contrast", "inverse"), True),
     "transposed, turned": (both(TRANSPOSED, turned(None)), ("inverse",), False),
     "shuffled, inverted": (shuffled, ("contrast", "do not belong"), True),

@@ -128,6 +128,34 @@ class RunFolder:
         """Rows of the particle file whose images fit."""
         return self.path / "good.npy"
 
+    def outputs(self) -> list[Path]:
+        """Return the files and folders of a run that are there, but for images in matched form, settings and log."""
+        numbered = [*self.path.glob("weights*.pt"), *self.path.glob("z*.npy")]
+        tables = [self.poses, self.pose_report, self.image_report, self.good_rows, self.metrics]
+        structures = [self.conformations, self.trajectory, self.topology, self.pdb, self.evaluation]
+        return [path for path in (*numbered, *tables, *structures) if path.exists()]
+
+    def check_vacant(self, *, overwrite: bool) -> None:
+        """Ask now, before time is spent, whether a run may write here later; nothing is left behind.
+
+        Raises
+        ------
+        ValueError
+            If there is a run that may not be replaced, or another one writes there.
+        """
+        self._check_empty(overwrite=overwrite)
+        if self.path.is_dir():
+            with locked(self.lock):
+                pass
+
+    def _check_empty(self, *, overwrite: bool) -> None:
+        old = self.outputs()
+        if old and not overwrite:
+            raise ValueError(
+                f"{self.path} holds a run ({old[0].name}): go on with --load latest, replace it with --overwrite, "
+                "or choose another --outdir"
+            )
+
     def start_anew(self, *, overwrite: bool) -> None:
         """Make room for a new run: a run that is in the folder is removed, images in matched form and the log stay.
 
@@ -136,23 +164,8 @@ class RunFolder:
         ValueError
             If there is one and it may not be replaced.
         """
-        old = [
-            *self.path.glob("weights*.pt"),
-            *self.path.glob("z*.npy"),
-            self.poses,
-            self.pose_report,
-            self.image_report,
-            self.good_rows,
-            self.metrics,
-            self.conformations,
-        ]
-        old = [path for path in (*old, self.trajectory, self.topology, self.pdb, self.evaluation) if path.exists()]
-        if old and not overwrite:
-            raise ValueError(
-                f"{self.path} holds a run ({old[0].name}): go on with --load latest, replace it with --overwrite, "
-                "or choose another --outdir"
-            )
-        for path in old:
+        self._check_empty(overwrite=overwrite)
+        for path in self.outputs():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def checkpoints(self) -> list[Path]:

@@ -19,7 +19,8 @@ from cryoatom.imaging.direct import simulate_images
 from cryoatom.records import Optics, Particles, Poses
 from cryoatom.run_folder import RunFolder
 from cryoatom.structure.template import Template, center_template, template_from_atoms, write_template
-from cryoatom.training.inputs import prepare_images, read_inputs
+from cryoatom.training.images import prepare_images
+from cryoatom.training.inputs import read_inputs
 from cryoatom.training.stage import silent
 from cryoatom.training.train import build_trainer
 from cryoatom.training.trainer import Trainer

@@ -1,4 +1,6 @@
+import logging
 from dataclasses import replace
+from pathlib import Path
 
 import mrcfile
 import numpy as np
@@ -18,9 +20,21 @@ from cryoatom.imaging.kernels import kernel_spectra
 from cryoatom.imaging.likelihood import cross_and_power
 from cryoatom.imaging.matched import matched_crops
 from cryoatom.imaging.project import render_dense
-from cryoatom.poses.docking import distinct, rotation_count
-from cryoatom.poses.frame import fit_template, rigid_beads
+from cryoatom.particles.table import read_particles
+from cryoatom.poses.docking import (
+    Docking,
+    Placement,
+    _tail,
+    as_given,
+    climb_from,
+    distinct,
+    dock,
+    rotation_count,
+    score_at,
+)
+from cryoatom.poses.frame import fit_to_map, fit_to_particles, rigid_beads
 from cryoatom.poses.placement import PlacementScore, RigidBeads, TranslationScan
+from cryoatom.poses.verdict import TemplateFit, judge
 from cryoatom.poses.volume import Volume, backproject, corners, even_side, map_volume
 from cryoatom.records import Particles, Poses
 from cryoatom.rotations import exp_rotation
@@ -43,21 +57,27 @@ def molecule() -> Template:
 @pytest.fixture(scope="module")
 def particles(molecule, tmp_path_factory) -> Particles:
     """150 noisy images of the molecule, in a file."""
-    folder = tmp_path_factory.mktemp("particles")
-    draw, count = np.random.default_rng(0), 150
+    return write_particles(tmp_path_factory.mktemp("particles"), [molecule], BOX, 150)
+
+
+def write_particles(folder: Path, molecules: list[Template], box: int, count: int, blank: int = 0) -> Particles:
+    """Write noisy images of molecules that make one particle; the last ones are blank."""
+    draw = np.random.default_rng(0)
     poses = Poses(random_rotations(count, draw), draw.uniform(-6, 6, (count, 2)))
     optics = make_optics(count, draw)
-    beads = rigid_beads(molecule)
-    centers = (beads.centers + beads.origin) @ torch.from_numpy(poses.rotations).float().mT
+    beads = [rigid_beads(molecule) for molecule in molecules]
+    masses, places = torch.cat([b.masses for b in beads]), torch.cat([b.centers + b.origin for b in beads])
+    centers = places @ torch.from_numpy(poses.rotations).float().mT
     shifted = centers[..., :2] + torch.from_numpy(poses.shifts).float()[:, None]
-    variances = torch.full_like(beads.masses, PIXEL_SIZE**2)
-    images = simulate_images(shifted, 0.5 * beads.masses, variances, optics, BOX, PIXEL_SIZE, padding=8)
+    variances = torch.full_like(masses, PIXEL_SIZE**2)
+    images = simulate_images(shifted, 0.5 * masses, variances, optics, box, PIXEL_SIZE, padding=8)
     images += torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    images[count - blank :] = 0
     stack = write_stack(folder / "particles.mrcs", images.numpy(), PIXEL_SIZE)
     names = np.array([f"{k + 1:06d}@particles.mrcs" for k in range(count)])
     zeros = np.zeros(count, dtype=np.int64)
     source = folder / "particles.star"
-    made = Particles(source, names, (stack,), zeros, np.arange(count), BOX, PIXEL_SIZE, optics, zeros, poses)
+    made = Particles(source, names, (stack,), zeros, np.arange(count), box, PIXEL_SIZE, optics, zeros, poses)
     write_star_particles(source, made)
     return made
 
@@ -93,13 +113,18 @@ def distance(first: Template, second: Template) -> tuple[float, float]:
 
 def fit(template, path, **choices):
     with Workers(1) as workers:
-        return fit_template(template, path, workers=workers, **choices)
+        if path.suffix == ".mrc":
+            return fit_to_map(template, path, workers=workers, **choices)
+        return fit_to_particles(template, read_particles(path), workers=workers, **choices)
 
 
 @pytest.fixture(autouse=True)
 def few_rotations(monkeypatch):
     """Search on a coarse grid of rotations and follow few, enough for a small molecule."""
-    monkeypatch.setattr("cryoatom.poses.docking._KEPT", 8)
+    monkeypatch.setattr("cryoatom.poses.docking._KEPT", 6)
+    monkeypatch.setattr("cryoatom.poses.docking._CLIMB_TOGETHER", 6)
+    monkeypatch.setattr("cryoatom.poses.docking._STEPS_COARSE", 12)
+    monkeypatch.setattr("cryoatom.poses.docking._STEPS", 30)
     monkeypatch.setattr("cryoatom.poses.docking._STEP_DEG", (12.0, 30.0))
     monkeypatch.setattr("cryoatom.poses.docking._STEP_PER_DETAIL", 1.2)
 
@@ -187,14 +212,14 @@ def test_the_scan_finds_what_the_score_says():
     rotations = torch.from_numpy(random_rotations(6, np.random.default_rng(0))).float()
     values, places = TranslationScan(volume, beads, 15.0).best(rotations)
     score = PlacementScore(volume, beads)
-    assert (places.norm(dim=-1) <= 15.0).all()
+    assert (places.abs() <= 15.0).all()
     for k, sign in enumerate((1, -1)):
         again = sign * score(rotations, places[:, k])
         torch.testing.assert_close(values[:, k], again, rtol=0.05, atol=0.02 * float(values.abs().max()))
         for offset in torch.tensor([[6.0, 0, 0], [0, -6.0, 0], [0, 0, 6.0]]):
             beside = places[:, k] + offset
             is_higher = sign * score(rotations, beside) > again
-            assert not (is_higher & (beside.norm(dim=-1) <= 15.0)).any()
+            assert not (is_higher & (beside.abs() <= 15.0).all(dim=-1)).any()
 
 
 def test_displacement_is_that_of_the_beads():
@@ -239,7 +264,7 @@ def test_larger_specimens_need_more_rotations_to_a_limit(monkeypatch):
 def test_a_map_correlates_with_its_own_beads(molecule, box, pixel_size):
     beads = rigid_beads(molecule)
     beads = RigidBeads(beads.centers + beads.origin, beads.masses, torch.full_like(beads.masses, 2.5**2))
-    grid = choose_grid(box, pixel_size, 2 * (beads.reach + 25), 2.5)
+    grid = choose_grid(box, pixel_size, box * pixel_size, 2.5)
     volume = map_volume(density(molecule, box, pixel_size), pixel_size, grid)
     score = PlacementScore(volume, beads)
     assert float(score(torch.eye(3)[None], beads.origin[None])) == pytest.approx(1, abs=0.06)
@@ -278,10 +303,110 @@ def test_inverted_contrast_is_noticed(particles, molecule):
         fit(molecule, particles.source, uninvert=True)
 
 
+@pytest.fixture(scope="module")
+def pair(molecule) -> list[Template]:
+    """Two copies, C2-related, farther off the centre than they are wide."""
+    turn = random_rotations(1, np.random.default_rng(5))[0]
+    centered = (molecule.atoms.positions - molecule.positions.mean(axis=0)) @ turn.T
+    one = centered + np.array([24.0, -26.0, 6.0])
+    return [molecule.with_positions(one), molecule.with_positions(one @ np.diag([-1.0, -1.0, 1.0]))]
+
+
+@pytest.mark.parametrize("kind", ["map", "particles"])
+def test_one_of_two_copies_off_the_centre_is_found(kind, pair, molecule, tmp_path, caplog):
+    if kind == "map":
+        path = write_map(tmp_path / "m.mrc", density(pair[0], 48, PIXEL_SIZE) + density(pair[1], 48, PIXEL_SIZE))
+    else:
+        path = write_particles(tmp_path, pair, 48, 120, blank=12).source
+    with caplog.at_level(logging.WARNING):
+        found = fit(scattered(molecule), path)
+    angle, away = min(distance(found.template, copy) for copy in pair)
+    assert angle < 3 and away < 1.5
+    assert found.hand == "right" and "another placement fits as well" in found.describe()
+    warnings = [record.message for record in caplog.records]
+    assert len(warnings) == (kind == "particles") and all("left out 12 images" in text for text in warnings)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_map_without_the_template_is_of_no_hand(seed, molecule, tmp_path, caplog):
+    noise = np.fft.rfftn(np.random.default_rng(seed).standard_normal((BOX,) * 3))
+    k = [np.fft.fftfreq(BOX, PIXEL_SIZE), np.fft.fftfreq(BOX, PIXEL_SIZE), np.fft.rfftfreq(BOX, PIXEL_SIZE)]
+    square = sum(axis**2 for axis in np.meshgrid(*k, indexing="ij", sparse=True))
+    axis = (np.arange(BOX) - BOX // 2) * PIXEL_SIZE
+    away = axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2
+    blob = (1 + np.fft.irfftn(noise * np.exp(-120 * square)) / 0.1) * np.exp(-away / (2 * 15**2))
+    found = fit(molecule, write_map(tmp_path / "m.mrc", blob))
+    assert found.hand == "undecided" and not found.is_inverted
+    assert "not found" in caplog.text
+
+
+def test_scores_near_a_placement_are_those_of_the_docking(molecule):
+    beads = rigid_beads(molecule)
+    volume = map_volume(density(molecule, BOX, PIXEL_SIZE), PIXEL_SIZE, choose_grid(BOX, PIXEL_SIZE, 96, PIXEL_SIZE))
+    there = as_given(beads)
+    turn = exp_rotation(torch.tensor([0.1, 0.0, -0.1]))
+    with Workers(1) as workers:
+        best = dock(volume, beads, workers=workers).best
+    (near,) = climb_from(volume, beads, [replace(there, rotation=turn, translation=beads.origin + 2)])
+    assert near.score == pytest.approx(best.score, rel=1e-3)
+    at = score_at(volume, beads, torch.stack([near.rotation, turn]), torch.stack([near.translation, beads.origin + 2]))
+    assert float(at[0]) == pytest.approx(best.score, rel=1e-3) and at[1] < 0.9 * best.score
+    assert float(score_at(volume, beads, there.rotation[None], there.translation[None])) > 0.98 * best.score
+
+
+def test_the_spread_is_the_scale_of_a_tail_with_copies_counted_once():
+    draw = np.random.default_rng(0)
+    still = torch.eye(3), torch.zeros(3)
+    found = []
+    for _ in range(200):
+        best = np.sort(draw.exponential(2.0, 5000))[:-21:-1] + 30
+        found.append([_tail([Placement(*still, s) for s in np.repeat(best, n).tolist()]) for n in (1, 2)])
+    assert np.mean(found, axis=0) == pytest.approx([2.0, 2.0], rel=0.15)
+    assert _tail([Placement(*still, 30.0)] * 20) == np.inf
+
+
+def verdict(molecule, unit, best, rival, mirrored, inverted, spread):
+    still = Placement(torch.eye(3), torch.zeros(3), best)
+    return TemplateFit(molecule, np.eye(3), np.zeros(3), Docking(still, rival, mirrored, inverted, spread), unit)
+
+
+NOISE, CORRELATION = "noise deviations", "correlation"
+
+
+@pytest.mark.parametrize(
+    ("unit", "best", "rival", "mirrored", "inverted", "spread", "error"),
+    [
+        (NOISE, 30, 18, 19, 5, 1, None),
+        (NOISE, 30, 29.5, 19, 5, 1, None),
+        (NOISE, 19, 18, 30, 5, 1, "wrong hand"),
+        (NOISE, 8.1, 8.0, 8.0, 8.2, 0.3, "not found"),
+        (NOISE, 30, 29, 33, 5, 1, "not found"),
+        (NOISE, 30, 20, 31, 5, 1, "hand of the data is not told"),
+        (NOISE, 10, 9.9, 9.8, 30, 1, "--uninvert-data"),
+        (NOISE, 10, 9.9, 30, 31, 1, "not found"),
+        (NOISE, 5.9, 5.8, 5.7, 6.0, 0.2, "are they, and their poses"),
+        (CORRELATION, 0.074, 0.073, 0.079, 0.02, 0.002, "not found"),
+        (CORRELATION, 0.138, 0.137, 0.150, 0.044, 0.003, "not found"),
+        (CORRELATION, 0.149, 0.148, 0.092, 0.022, 0.002, None),
+        (CORRELATION, 0.160, 0.159, 0.314, 0.05, 0.008, "wrong hand"),
+        (CORRELATION, 0.05, 0.05, 0.05, 0.3, 0.003, "multiply the map by -1"),
+    ],
+)
+def test_verdicts_need_a_clear_best(unit, best, rival, mirrored, inverted, spread, error, molecule, caplog):
+    fit = verdict(molecule, unit, best, rival, mirrored, inverted, spread)
+    judge(fit, "x.star", force=True)
+    assert (error or "") in caplog.text and bool(caplog.text) == (error is not None)
+    if error in ("wrong hand", "--uninvert-data", "multiply the map by -1", "are they, and their poses"):
+        with pytest.raises(ValueError, match=error):
+            judge(fit, "x.star", force=False)
+    else:
+        judge(fit, "x.star", force=False)
+
+
 def test_particles_need_poses(particles, molecule, tmp_path):
     path = tmp_path / "p.star"
     write_star_particles(path, replace(particles, poses=None))
-    with pytest.raises(ValueError, match="no orientations"):
+    with pytest.raises(ValueError, match="no orientations.*--poses FILE"):
         fit(molecule, path)
 
 
@@ -312,6 +437,35 @@ def test_command_refuses_a_map_of_the_wrong_hand(molecule, tmp_path):
     result = run("template", tmp_path / "start.cif", "-o", tmp_path / "t.cif", "--fit", path)
     assert result.exit_code == 1 and "wrong hand" in result.stderr and "--invert_hand" in result.stderr
     assert not (tmp_path / "t.cif").exists()
+
+
+def test_command_takes_poses_and_ctf_from_other_files(particles, molecule, tmp_path, monkeypatch):
+    seen = []
+
+    def fit_to_particles(template, particles, **choices):
+        seen.append((particles, choices["uninvert"]))
+        raise ValueError("enough")
+
+    monkeypatch.setattr("cryoatom.poses.frame.fit_to_particles", fit_to_particles)
+    write_template(tmp_path / "start.cif", molecule)
+    np.save(tmp_path / "ind.npy", np.array([3, 7]))
+    source = particles.source
+    result = run(
+        "template", tmp_path / "start.cif", "-o", tmp_path / "t.cif", "--fit", source.with_suffix(".mrcs"), "--poses",
+        source, "--ctf", source, "--amp-contrast", "0.2", "--ind", tmp_path / "ind.npy", "--uninvert-data",
+    )  # fmt: skip
+    assert result.exit_code == 1 and "enough" in result.stderr, result.stderr
+    taken, is_bright = seen[0]
+    np.testing.assert_allclose(taken.poses.rotations, particles.poses.rotations[[3, 7]], atol=1e-6)
+    np.testing.assert_allclose(taken.optics.amplitude_contrast, 0.2)
+    assert is_bright
+
+
+def test_a_map_takes_no_poses(molecule, tmp_path):
+    write_template(tmp_path / "start.cif", molecule)
+    path = write_map(tmp_path / "m.mrc", np.zeros((8, 8, 8)))
+    result = run("template", tmp_path / "start.cif", "-o", tmp_path / "t.cif", "--fit", path, "--poses", "p.pkl")
+    assert result.exit_code == 1 and "go with particles" in result.stderr
 
 
 @pytest.mark.parametrize("other", [("--no-center",), ("--onto", "x.pdb")])

@@ -10,10 +10,14 @@ from click.testing import CliRunner
 from fits import settings, write_dataset
 
 from cryoatom.cli.main import cli
+from cryoatom.run_folder import RunFolder
 from cryoatom.training.disk import check_space, disk_need, folder_needs, free_bytes, in_bytes
 from cryoatom.training.estimate import estimate_cost, rehearse
+from cryoatom.training.images import prepare_images
 from cryoatom.training.inputs import read_inputs
+from cryoatom.training.stage import silent
 from cryoatom.training.train import train
+from cryoatom.workers import Workers
 
 COUNT = 41
 Usage = namedtuple("Usage", "total used free")
@@ -91,12 +95,44 @@ def test_a_full_disk_is_refused_before_the_run(folder, tmp_path, monkeypatch, ca
 
 def test_a_cache_on_another_disk_is_counted_there(folder, tmp_path, monkeypatch):
     config = settings(folder, tmp_path / "run", cache=tmp_path / "cache")
-    need = disk_need(config, read_inputs(config))
-    (together,) = folder_needs(config, need).values()
+    inputs = read_inputs(config)
+    need = disk_need(config, inputs)
+    (together,) = folder_needs(config, inputs, need).values()
     monkeypatch.setattr("cryoatom.training.disk._device", lambda path: path.name)
-    apart = folder_needs(config, need)
+    apart = folder_needs(config, inputs, need)
     assert apart[tmp_path / "cache"] == need.cache and sum(apart.values()) == together
     assert free_bytes(tmp_path / "not" / "there") == shutil.disk_usage(tmp_path).free
+
+
+def test_a_second_run_needs_no_room_for_what_is_there(folder, tmp_path):
+    """Images in matched form are shared, and the files of a run that is replaced make room for the new ones."""
+    config, other = (settings(folder, tmp_path / name, cache=tmp_path / "cache") for name in ("run", "other"))
+    inputs = read_inputs(config)
+    need = disk_need(config, inputs)
+    all_of_it = need.cache + need.checkpoints * need.checkpoint + need.outputs
+    assert sum(folder_needs(config, inputs, need).values()) == all_of_it
+    run = train(config)
+    assert sum(folder_needs(other, inputs, need).values()) == all_of_it - need.cache
+    whiter = other.model_copy(update={"noise": "white"})
+    assert sum(folder_needs(whiter, inputs, need).values()) == all_of_it
+    again = config.model_copy(update={"overwrite": True})
+    held = sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file())
+    (needed,) = folder_needs(again, inputs, need).values()
+    assert all_of_it - need.cache - held <= needed < all_of_it - need.cache - need.checkpoints * need.checkpoint // 2
+
+
+def test_kernels_are_counted_as_they_are_made(folder, tmp_path):
+    """Small optics groups share one power of the noise, and with it κ."""
+    config = settings(folder, tmp_path / "run", cache=tmp_path / "cache")
+    inputs = read_inputs(config)
+    optics = inputs.particles.optics
+    optics = replace(
+        optics, defocus_u=np.full(COUNT, 1e4), defocus_v=np.full(COUNT, 9e3), defocus_angle=np.zeros(COUNT)
+    )
+    particles = replace(inputs.particles, optics=optics, optics_group=np.arange(COUNT))
+    inputs = replace(inputs, particles=particles)
+    data = prepare_images(config, inputs, RunFolder(config.outdir), Workers(1), silent)
+    assert disk_need(config, inputs).kernels == len(data.kernels) == 1
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 MB"), (1_400_000, "1 MB"), (2_350_000_000, "2.4 GB")])
@@ -108,6 +144,6 @@ def test_the_command_prints_checks_and_a_table_and_writes_nothing(folder, tmp_pa
     words = [folder / "particles.star", "--template", folder / "template.cif", "-o", tmp_path / "run", "--dry-run"]
     result = CliRunner().invoke(cli, ["train", *map(str, words), "--device", "cpu", "--threads", "1"])
     assert result.exit_code == 0, result.output
-    assert "checked 41 images" in result.stderr and "poses as given against transposed rotations" in result.stderr
+    assert "41 images are too few to check poses, frame, hand and contrast" in result.stderr
     assert "time, at most" in result.stdout and "memory" in result.stdout
     assert not (tmp_path / "run").exists()

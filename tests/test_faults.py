@@ -29,7 +29,7 @@ from cryoatom.files.trajectory import DcdWriter
 from cryoatom.run_folder import RunFolder
 from cryoatom.training.checkpoint import find_checkpoint, save_checkpoint
 from cryoatom.training.finite import NotFiniteError
-from cryoatom.training.inputs import prepare_images
+from cryoatom.training.images import prepare_images
 from cryoatom.training.train import train
 
 COUNT = 41

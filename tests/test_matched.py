@@ -25,21 +25,18 @@ from cryoatom.geometry import random_rotations
 from cryoatom.imaging.beads import BeadModel, bead_layout
 from cryoatom.imaging.ctf import ctf
 from cryoatom.imaging.direct import direct_nll, simulate_images
-from cryoatom.imaging.kernels import _DEFOCUS_STEP, KernelTable
+from cryoatom.imaging.grid import CropGrid, choose_grid
+from cryoatom.imaging.kernels import _DEFOCUS_STEP, KernelTable, kernel_spectra, kernel_table
 from cryoatom.imaging.likelihood import cross_and_power, gaussian_nll, quadratic_form
 from cryoatom.imaging.matched import (
     WIDTH_PER_PIXEL,
-    CropGrid,
-    ImageSource,
     MatchedSet,
+    MatchedSource,
     build_matched_set,
-    choose_grid,
-    kernel_spectra,
-    kernel_table,
     matched_crops,
 )
 from cryoatom.imaging.project import render, render_dense
-from cryoatom.particles.noise import NoisePower, white_noise
+from cryoatom.particles.noise import NoisePower
 from cryoatom.particles.rings import half_plane_weights
 from cryoatom.records import Optics
 from cryoatom.structure.template import Template, center_template, read_template
@@ -125,8 +122,11 @@ def make_scene(
 
 def build(folder: Path, scene: Scene, **changes: object) -> MatchedSet:
     arguments = {"read_normalized": lambda rows: scene.images[rows], "optics": scene.optics, "shifts": scene.shifts}
-    names = ("key", "read_normalized", "optics", "shifts", "noise")
-    source = ImageSource(**(arguments | {name: changes[name] for name in names if name in changes}))
+    names = ("key", "read_normalized", "optics", "shifts", "measure_noise")
+    noise = changes.pop("noise", None)
+    if noise is not None:
+        changes |= {"measure_noise": lambda: noise, "key": {"noise": repr(vars(noise))} | changes.get("key", {})}
+    source = MatchedSource(**(arguments | {name: changes[name] for name in names if name in changes}))
     rest = {name: value for name, value in changes.items() if name not in names}
     return build_matched_set(folder, source, rest.pop("grid", scene.grid), **rest)
 
@@ -466,20 +466,42 @@ def test_a_second_call_reads_no_image(tmp_path):
     assert isinstance(again.crops, np.memmap)  # a data set larger than the memory is no problem
 
 
-@pytest.mark.parametrize("changed", ["key", "shifts", "optics", "grid", "noise", "group"])
+def test_noise_is_measured_once_and_kept(tmp_path):
+    """What is opened again is whitened by the S it was made with, to the bit, whatever S would be measured now."""
+    scene, noise, measured = make_scene(64, 2.0, 2.0), coloured_noise(64, 12), []
+
+    def measure() -> NoisePower:
+        measured.append(1)
+        return replace(noise, spectra=noise.spectra * (1 + 1e-9 * len(measured)))
+
+    first = build(tmp_path / "set", scene, key={"noise": "radial"}, measure_noise=measure)
+    again = build(tmp_path / "set", scene, key={"noise": "radial"}, measure_noise=measure, read_normalized=refuse)
+    assert len(measured) == 1 and again.identity == first.identity
+    np.testing.assert_array_equal(again.noise_power, noise.spectra * (1 + 1e-9))
+    for name in ("crops", "noise_group", "kernels"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
+
+
+def test_a_set_whose_noise_cannot_be_measured_leaves_nothing(tmp_path):
+    def fail() -> NoisePower:
+        raise ValueError("no image")
+
+    with pytest.raises(ValueError, match="no image"):
+        build(tmp_path / "set", make_scene(64, 2.0, 2.0), measure_noise=fail)
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("changed", ["key", "shifts", "optics", "grid"])
 def test_any_other_input_is_computed_anew(tmp_path, changed):
-    scene, white = make_scene(64, 2.0, 2.0), white_noise(12, 64)
-    first = build(tmp_path / "set", scene, noise=NoisePower(white.spectra.repeat(2, 0), white.group_of_image, 64))
-    second_group = NoisePower(white.spectra.repeat(2, 0), np.eye(12, dtype=np.int64)[3], 64)
+    scene = make_scene(64, 2.0, 2.0)
+    first = build(tmp_path / "set", scene)
     others = {
         "key": {"sign": -1.0},
         "shifts": scene.shifts + 1e-3,
         "optics": replace(scene.optics, cs_mm=scene.optics.cs_mm + 0.1),
         "grid": replace(scene.grid, side=24),
-        "noise": replace(white, spectra=np.append(white.spectra, 1.001 * white.spectra, axis=0)),
-        "group": second_group,
     }
-    other = {"noise" if changed == "group" else changed: others[changed]}
+    other = {changed: others[changed]}
     with pytest.raises(AssertionError, match="read again"):
         build(tmp_path / "set", scene, **other, read_normalized=refuse)
     second = build(tmp_path / "set", scene, **other)

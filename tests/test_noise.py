@@ -1,6 +1,8 @@
 """The noise's power: measured on images of known power, and what is done where it cannot be measured."""
 
+import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +14,14 @@ from torch import Tensor
 from cryoatom.files.mrc import open_stack
 from cryoatom.fourier import centered_irfft2, centered_rfft2, frequencies
 from cryoatom.imaging.matched import MatchedSet
-from cryoatom.particles.noise import (
-    NoisePower,
-    estimate_noise_power,
-    power_excess,
-    white_noise,
-)
+from cryoatom.particles.noise import MOST_IMAGES, NoisePower, estimate_noise_power, noise_groups, white_noise
+from cryoatom.particles.noise_report import report_noise
+from cryoatom.particles.outliers import power_excess
 from cryoatom.particles.rings import half_plane_weights
-from cryoatom.particles.stack import estimate_noise
+from cryoatom.particles.stack import ImageStack, estimate_noise
 from cryoatom.run_folder import RunFolder
-from cryoatom.training.inputs import prepare_images, read_inputs, run_identity
+from cryoatom.training.images import image_key, prepare_images
+from cryoatom.training.inputs import read_inputs, run_identity
 from cryoatom.training.stage import silent
 from cryoatom.workers import Workers
 
@@ -107,6 +107,7 @@ def test_a_band_limit_leaves_frequencies_without_weight(caplog, box, limit):
     images, power = draw(200, box, lambda k: (k < limit).double())
     with caplog.at_level(logging.INFO):
         noise = estimate(images)
+        report_noise(noise, np.zeros(len(images), np.int64), PIXEL)
     (found,), k = noise.spectra, np.arange(len(noise.spectra[0])) / box
     assert (found[k > limit + 3 / box] == 0).all() and (found[k < limit - 4 / box] > 0).all()
     np.testing.assert_allclose(found[3 : int(box * limit) - 4], power.max().item(), rtol=0.08)
@@ -125,14 +126,15 @@ def test_groups_have_noise_of_their_own_and_small_ones_that_of_all(caplog):
     ice, detector = draw(100, 48, SHAPES["ice"])[0], draw(100, 48, SHAPES["detector"], seed=1)[0]
     few = draw(7, 48, SHAPES["detector"], seed=2)[0]
     groups = np.array([4] * 100 + [0] * 100 + [2] * 3 + [9] * 4)
+    noise = estimate(torch.cat([ice, detector, few]), groups)
     with caplog.at_level(logging.INFO):
-        noise = estimate(torch.cat([ice, detector, few]), groups)
+        report_noise(noise, groups, PIXEL)
     assert noise.spectra.shape[0] == 3 and noise.group_of_image.tolist() == [1] * 100 + [0] * 100 + [2] * 7
     alone = estimate(ice).spectra[0]
     np.testing.assert_array_equal(noise.spectra[1], alone)
     of_detector, of_ice, of_all = noise.spectra
     assert of_ice[2] > 1.5 * of_detector[2] and of_detector[2] < of_all[2] < of_ice[2]
-    assert "optics group 5: power" in caplog.text and "2 optics groups of fewer than 30" in caplog.text
+    assert "optics group 5: power" in caplog.text and "2 small optics groups together: power" in caplog.text
 
 
 def test_few_images_give_a_smooth_spectrum():
@@ -153,6 +155,45 @@ def test_images_are_drawn_evenly_and_not_all_are_read():
     estimate_noise_power(read, groups, 32, PIXEL, radius(32))
     assert len(seen) == 2000 and min(seen) == 0 and max(seen) == 19_999 and len(set(seen)) == 2000
     assert np.diff(np.sort(seen)).max() <= 25
+
+
+@pytest.mark.parametrize(("count", "groups"), [(100_000, 1), (60_000, 30), (60_000, 600), (20_000, 10_000)])
+def test_however_many_groups_there_are_few_images_are_read(count, groups):
+    """One optics group for each micrograph, say."""
+    images, _ = draw(32, 24, SHAPES["white"])
+    seen = []
+
+    def read(rows: np.ndarray) -> Tensor:
+        seen.append(len(rows))
+        return images[rows % 32]
+
+    optics_group = np.arange(count) % groups
+    noise = estimate_noise_power(read, optics_group, 24, 1.0, 7.0)
+    assert sum(seen) <= MOST_IMAGES and len(noise.spectra) <= 70
+    assert len(noise.spectra) == noise.group_of_image.max() + 1
+    np.testing.assert_array_equal(noise.group_of_image, noise_groups(optics_group))
+
+
+def test_the_largest_groups_have_noise_of_their_own():
+    sizes = np.concatenate([np.full(80, 100), [99], np.arange(101, 130)])  # 110 groups, 109 of them large enough
+    groups = noise_groups(np.random.default_rng(0).permutation(np.repeat(np.arange(110), sizes)))
+    counts = np.bincount(groups)
+    assert len(counts) == 70 and counts[:-1].tolist() == [100] * 40 + list(range(101, 130))
+    assert counts[-1] == 40 * 100 + 99
+
+
+def test_small_groups_together_have_noise_of_their_own_where_they_are_many():
+    ice, detector = draw(150, 48, SHAPES["ice"])[0], draw(120, 48, SHAPES["detector"], seed=1)[0]
+    groups = np.concatenate([np.zeros(150, np.int64), 1 + np.arange(120) // 4])
+    noise = estimate(torch.cat([ice, detector]), groups)
+    np.testing.assert_array_equal(noise.spectra, [estimate(ice).spectra[0], estimate(detector).spectra[0]])
+
+
+def test_a_group_whose_images_are_dead_has_the_noise_of_all():
+    images, _ = draw(220, 48, SHAPES["white"])
+    images[:105] = 0
+    noise = estimate(images, np.repeat([0, 1], 110))
+    np.testing.assert_array_equal(noise.spectra, [estimate(images).spectra[0], estimate(images[110:]).spectra[0]])
 
 
 def test_dead_images_and_outliers_are_not_counted():
@@ -196,7 +237,10 @@ def test_a_run_measures_the_noise_unless_it_is_to_be_white(tmp_path, caplog):
     write_dataset(tmp_path)
     with caplog.at_level(logging.INFO):
         radial, white = prepare(tmp_path), prepare(tmp_path, noise="white")
-    assert caplog.text.count("noise of optics group 1: power") == 1
+        assert caplog.text.count("noise of optics group 1: power") == 1
+        stored = prepare(tmp_path)  # says so again
+    assert caplog.text.count("noise of optics group 1: power") == 2
+    np.testing.assert_array_equal(stored.noise_power, radial.noise_power)
     assert (white.noise_power == 1).all() and radial.noise_power[0, 1:15] == pytest.approx(1, abs=0.25)
     assert radial.identity != white.identity and len(list((tmp_path / "cache").iterdir())) == 2
     assert prepare(tmp_path).identity == radial.identity and len(list((tmp_path / "cache").iterdir())) == 2
@@ -204,6 +248,38 @@ def test_a_run_measures_the_noise_unless_it_is_to_be_white(tmp_path, caplog):
     np.testing.assert_array_equal(stored, radial.noise_power)
     identities = [run_identity(c, read_inputs(c)) for c in (settings(tmp_path), settings(tmp_path, noise="white"))]
     assert [name for name in identities[0] if identities[0][name] != identities[1][name]] == ["images"]
+
+
+def test_a_set_that_is_there_reads_no_image_and_keeps_its_noise(tmp_path, monkeypatch):
+    write_dataset(tmp_path)
+    first = prepare(tmp_path)
+    monkeypatch.setattr(ImageStack, "_read", lambda *_: pytest.fail("images were read"))
+    monkeypatch.setattr("cryoatom.training.images.estimate_noise_power", lambda *_, **__: pytest.fail("measured"))
+    again = prepare(tmp_path)
+    for name in ("noise_power", "noise_group", "crops", "kernels"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
+
+
+def test_what_determines_the_noise_is_in_the_key(tmp_path, monkeypatch):
+    write_dataset(tmp_path)
+    config = settings(tmp_path)
+    particles = read_inputs(config).particles
+    start = image_key(config, particles)
+    assert len(json.dumps(start)) < 500
+    other_groups = replace(particles, optics_group=np.arange(41) % 2)
+    changed = [
+        image_key(settings(tmp_path, noise="white"), particles),
+        image_key(settings(tmp_path, uninvert_data=True), particles),
+        image_key(settings(tmp_path, background_radius=25.0), particles),
+        image_key(config, particles[np.arange(40)]),
+        image_key(config, other_groups),
+    ]
+    monkeypatch.setattr("cryoatom.training.images.NOISE_VERSION", 99)
+    changed.append(image_key(config, particles))
+    texts = [json.dumps(key) for key in (start, *changed)]
+    assert len(set(texts)) == len(texts)
+    white = settings(tmp_path, noise="white")
+    assert image_key(white, particles) == image_key(white, other_groups)  # which knows of no groups
 
 
 @pytest.mark.parametrize("noise", ["radial", "white"])

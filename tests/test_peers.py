@@ -29,7 +29,8 @@ from cryoatom.results.evaluate_config import EvaluateConfig
 from cryoatom.run_folder import RunFolder
 from cryoatom.simulate_config import SimulateConfig
 from cryoatom.structure.template import Template, template_from_atoms, write_template
-from cryoatom.training.inputs import choose_device, prepare_images, read_inputs
+from cryoatom.training.images import prepare_images
+from cryoatom.training.inputs import choose_device, read_inputs
 from cryoatom.training.regularizers import Rigidity, bond_loss
 from cryoatom.training.stage import silent
 from cryoatom.training.train import build_objective, train

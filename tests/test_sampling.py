@@ -13,8 +13,10 @@ from scipy.stats import spearmanr
 from cryoatom.geometry import random_rotations
 from cryoatom.imaging.beads import BeadModel, bead_layout
 from cryoatom.imaging.ctf import ctf
+from cryoatom.imaging.grid import CropGrid
+from cryoatom.imaging.kernels import kernel_spectra
 from cryoatom.imaging.likelihood import quadratic_form
-from cryoatom.imaging.matched import CropGrid, kernel_spectra, matched_crops
+from cryoatom.imaging.matched import matched_crops
 from cryoatom.imaging.project import render_dense
 from cryoatom.poses.quadratic import choose_directions, half_sphere, radial_mean, radial_power
 from cryoatom.poses.sampling import GridScorer, exact_costs, prepare_grid

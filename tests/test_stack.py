@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from particle_data import make_particles, write_stack
 
 from cryoatom.files.mrc import open_stack
-from cryoatom.particles.stack import DeadImages, ImageStack, background_ring, estimate_noise
+from cryoatom.particles.stack import DeadImages, ImageStack, NormalizedImages, background_ring, estimate_noise
 
 COUNTS = (5, 3, 4)
 
@@ -192,6 +192,28 @@ def test_too_many_dead_images_are_an_error(tmp_path, total, is_too_many):
     named = rf"more than 5% of {total} images cannot be used: \d+@stack0.mrcs \(row \d+\) .*--ind.*--background-radius"
     with pytest.raises(ValueError, match=named):
         stack.read_normalized(np.arange(60), 8.0, dead)
+
+
+@pytest.mark.parametrize(("limit", "is_too_many"), [(0.05, True), (0.08, True), (0.09, False), (1.0, False)])
+def test_a_sample_may_have_more_dead_images(tmp_path, limit, is_too_many):
+    particles = make_particles(tmp_path, (60,))  # five of them dead
+    spoil(particles.stacks[0])
+    images = NormalizedImages(particles, radius=8.0, limit=limit)
+    if is_too_many:
+        with pytest.raises(ValueError, match=f"more than {100 * limit:.0f}% of 60 images cannot be used"):
+            images(np.arange(60))
+        return
+    images(np.arange(60))
+    assert len(images.dead) == 5
+
+
+def test_normalized_images_have_dark_particles_and_a_background_of_unit_noise(tmp_path):
+    particles, rows = make_particles(tmp_path), np.array([2, 0])
+    dark, bright = NormalizedImages(particles), NormalizedImages(particles, are_bright=True)
+    assert dark.radius == pytest.approx(0.4 * particles.box * particles.pixel_size)
+    torch.testing.assert_close(dark(rows), ImageStack(particles).read_normalized(rows, dark.radius))
+    torch.testing.assert_close(bright(rows), -dark(rows))
+    assert NormalizedImages(particles, radius=5.0).radius == 5.0
 
 
 def test_one_dead_image_is_never_too_many(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,6 +18,12 @@ FILE = click.Path(path_type=Path)
 @click.option("--onto", type=FILE, help="Superpose onto this structure, which lies in the frame of the poses.")
 @click.option("--fit", type=FILE, help="Fit into this map (.mrc, .map, .ccp4), or to these particles and their poses.")
 @click.option("--datadir", type=FILE, help="For --fit: folder of the image stacks.")
+@click.option("--ind", type=FILE, help="For --fit: use only these particles, .npy, .txt or .pkl of zero-based rows.")
+@click.option("--poses", type=FILE, help="For --fit: poses from this file, .star, .cs or cryoDRGN's .pkl.")
+@click.option("--ctf", type=FILE, help="For --fit: CTF parameters from this file, .star, .cs or cryoDRGN's .pkl.")
+@click.option(
+    "--amp-contrast", type=click.FloatRange(0, 1), help="For --fit: amplitude contrast, where no file has it."
+)
 @click.option("--uninvert-data", is_flag=True, help="For --fit: particles are bright in the images.")
 @click.option("--force", is_flag=True, help="For --fit: go on where hand or contrast of the data are found wrong.")
 @click.option(
@@ -30,9 +37,7 @@ def template(
     onto: Path | None,
     fit: Path | None,
     center: bool,
-    datadir: Path | None,
-    uninvert_data: bool,
-    force: bool,
+    **data: Any,
 ) -> None:
     """Turn a structure into a template: protein residues, canonical names, one conformer, chain breaks found.
 
@@ -46,6 +51,7 @@ def template(
         cryoatom template af3.cif -o template.cif --residues 1-214 --onto consensus.pdb
         cryoatom template af3.cif -o template.cif --fit consensus.mrc
         cryoatom template af3.cif -o template.cif --fit particles.star --datadir Extract/job010
+        cryoatom template af3.cif -o template.cif --fit particles.mrcs --poses pose.pkl --ctf ctf.pkl
     """  # noqa: D301
     from rich.console import Console
 
@@ -58,7 +64,7 @@ def template(
     result, report = read_template(structure, chains=list(chains) or None, residues=residues)
     frame = "as in the file"
     if fit is not None:
-        result, frame = fitted(result, fit, datadir=datadir, uninvert=uninvert_data, force=force)
+        result, frame = fitted(result, fit, **data)
     elif onto is not None:
         result, frame = superposed(result, onto)
     elif center:

@@ -20,11 +20,18 @@ def superposed(template: Template, onto: Path) -> tuple[Template, str]:
 
 
 def fitted(
-    template: Template, path: Path, *, datadir: Path | None, uninvert: bool, force: bool
+    template: Template,
+    path: Path,
+    *,
+    force: bool,
+    uninvert_data: bool,
+    amp_contrast: float | None,
+    **files: Path | None,
 ) -> tuple[Template, str]:
-    """Fit a template to a map or to particles, and show the progress."""
+    """Fit a template to a map or to particles, and show the progress; `files` are datadir, ind, poses and ctf."""
     from cryoatom.cli.progress import progress
-    from cryoatom.poses.frame import fit_template
+    from cryoatom.particles.table import read_particles
+    from cryoatom.poses.frame import MAP_SUFFIXES, fit_to_map, fit_to_particles
     from cryoatom.threads import available_cores
     from cryoatom.workers import Workers
 
@@ -32,13 +39,12 @@ def fitted(
         progress(1000, f"Fitting to {path.name}", unit="parts") as advance,
         Workers(available_cores()) as workers,
     ):
-        found = fit_template(
-            template,
-            path,
-            datadir=datadir,
-            uninvert=uninvert,
-            force=force,
-            workers=workers,
-            progress=lambda done, total: advance(done * 1000 // total),
-        )
+        how = {"force": force, "workers": workers, "progress": lambda done, total: advance(done * 1000 // total)}
+        if path.suffix.lower() in MAP_SUFFIXES:
+            if uninvert_data or amp_contrast is not None or any(files.values()):
+                raise ValueError(f"{path} is a map: --datadir, --ind, --poses, --ctf, ... go with particles")
+            found = fit_to_map(template, path, **how)
+        else:
+            particles = read_particles(path, amplitude_contrast=amp_contrast, **files)
+            found = fit_to_particles(template, particles, uninvert=uninvert_data, **how)
     return found.template, f"fitted to {path.name}: {found.describe()}"

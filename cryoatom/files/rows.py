@@ -52,7 +52,7 @@ def read_rows(path: str | os.PathLike) -> np.ndarray:
 
 
 def _to_row(word: str) -> int:
-    if not word.isdecimal():
+    if not word.removeprefix("-").isdecimal():
         raise ValueError(f"expected row numbers between blanks, found {word[:_SHOWN]!r}")
     return int(word)
 

@@ -26,28 +26,16 @@ from cryoatom.files.npy import npy_writer
 from cryoatom.files.sealed import SEAL, break_seal, find_damage, sealing
 from cryoatom.fourier import centered_irfft2, centered_rfft2, crop_center, crop_spectrum, frequencies
 from cryoatom.imaging.ctf import ctf_basis, ctf_coefficients, ctf_from_coefficients
-from cryoatom.imaging.grid import CropGrid, choose_grid
+from cryoatom.imaging.grid import CropGrid
 from cryoatom.imaging.kernels import KernelTable, kernel_spectra, kernel_table
-from cryoatom.particles.noise import NoisePower, power_excess, white_noise
+from cryoatom.particles.noise import NoisePower, white_noise
+from cryoatom.particles.outliers import power_excess
 from cryoatom.particles.rings import half_plane_weights
 from cryoatom.records import Optics
 from cryoatom.workers import Workers
 
-__all__ = [
-    "WIDTH_PER_PIXEL",
-    "CropGrid",
-    "ImageSource",
-    "MatchedSet",
-    "build_matched_set",
-    "choose_grid",
-    "kernel_spectra",
-    "kernel_table",
-    "matched_crops",
-    "open_matched_set",
-]
-
 WIDTH_PER_PIXEL = 0.98  # least width of a bead in coarse pixels: the gradients of both forms then agree to 0.999
-_FORMAT = 2
+_FORMAT = 3
 _AT_ONCE = 32  # images transformed together
 _logger = logging.getLogger(__name__)
 
@@ -102,7 +90,7 @@ class MatchedSet:
     image_power : (n,) float64
         ½ Σ |ŷ|²/S in noise units.
     power_excess : (n,) float64
-        See :func:`cryoatom.particles.noise.power_excess`.
+        See :func:`cryoatom.particles.outliers.power_excess`.
     is_dead : (n,) bool
         Images that cannot be used: all zero as they were read, or with values beyond float16. Their crops are zero.
     noise_power : (groups, rings) float64
@@ -148,7 +136,7 @@ _ARRAYS = ("crops", "kernels", *_SMALL_ARRAYS)
 
 
 @dataclass(frozen=True)
-class ImageSource:
+class MatchedSource:
     """The images of a dataset and how they were taken.
 
     Parameters
@@ -157,16 +145,17 @@ class ImageSource:
         Returns the images of some rows with unit noise, particles dark; an image that cannot be used is all zero.
     optics, shifts
         Of all particles; Å.
-    noise
-        Power of the noise; white of unit variance where it is not given.
+    measure_noise
+        Returns the power of the noise, when a set is built; white of unit variance where it is not given.
     key
-        What identifies the images (stacks, rows, preprocessing).
+        What identifies images and noise (stacks, rows, preprocessing, how the noise is measured): what they depend on,
+        not their values, which another machine may round in another way.
     """
 
     read_normalized: Callable[[np.ndarray], Float[Tensor, "batch box box"]]
     optics: Optics
     shifts: np.ndarray
-    noise: NoisePower | None = None
+    measure_noise: Callable[[], NoisePower] | None = None
     key: dict[str, object] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -175,7 +164,7 @@ class ImageSource:
 
 def build_matched_set(
     folder: Path,
-    source: ImageSource,
+    source: MatchedSource,
     grid: CropGrid,
     *,
     workers: Workers | None = None,
@@ -183,7 +172,8 @@ def build_matched_set(
 ) -> MatchedSet:
     """Compute the statistics of all images, streaming, or reopen them if `folder` holds those of the same source.
 
-    A set that is there but damaged is computed anew, with a warning.
+    The power of the noise is measured then, and kept with the set: one that is opened again has the very same. A set
+    that is there but damaged is computed anew, with a warning.
 
     Parameters
     ----------
@@ -193,7 +183,7 @@ def build_matched_set(
     source
         The images.
     grid
-        See :func:`choose_grid`.
+        See :func:`cryoatom.imaging.grid.choose_grid`.
     workers
         Threads that transform images; without them the caller's.
     progress
@@ -205,9 +195,8 @@ def build_matched_set(
         The disk is full or the folder cannot be written; nothing is left under a final name.
     """
     workers = workers or Workers(1)
-    noise = source.noise or white_noise(len(source), grid.box)
-    digest = _digest(source, noise, grid)
-    folder = folder / digest[:16]
+    digest = matched_identity(source.key, source.optics, source.shifts, grid)
+    folder = matched_folder(folder, digest)
     seal: dict[str, object] = {"digest": digest, "images": len(source)}
     if (folder / SEAL).exists():
         damage = find_damage(folder, seal)
@@ -215,6 +204,7 @@ def build_matched_set(
             return open_matched_set(folder, grid, digest)
         _logger.warning("%s: %s; the images are prepared again", folder, damage)
         break_seal(folder)
+    noise = white_noise(len(source), grid.box) if source.measure_noise is None else source.measure_noise()
     table = kernel_table(source.optics, noise.group_of_image)
     with sealing(folder, seal) as temporary:
         _write_kernels(temporary / "kernels.npy", table, noise, grid, workers)
@@ -233,11 +223,17 @@ def open_matched_set(folder: Path, grid: CropGrid, identity: str) -> MatchedSet:
     return MatchedSet(**(arrays | small), grid=grid, identity=identity)
 
 
-def _digest(source: ImageSource, noise: NoisePower, grid: CropGrid) -> str:
-    content = hashlib.sha256(json.dumps([_FORMAT, source.key, vars(grid)], sort_keys=True, default=str).encode())
-    for array in (source.optics.as_array(), np.asarray(source.shifts, np.float64), noise.spectra, noise.group_of_image):
-        content.update(np.ascontiguousarray(array).tobytes())
+def matched_identity(key: dict[str, object], optics: Optics, shifts: np.ndarray, grid: CropGrid) -> str:
+    """Return the digest of everything that the statistics of a source depend on, see :class:`MatchedSource`."""
+    content = hashlib.sha256(json.dumps([_FORMAT, key, vars(grid)], sort_keys=True, default=str).encode())
+    for array in (optics.as_array(), np.asarray(shifts, np.float64)):
+        content.update(array.tobytes())
     return content.hexdigest()
+
+
+def matched_folder(folder: Path, identity: str) -> Path:
+    """Return where `folder` keeps the set of an identity."""
+    return folder / identity[:16]
 
 
 def _write_kernels(path: Path, table: KernelTable, noise: NoisePower, grid: CropGrid, workers: Workers) -> None:
@@ -257,7 +253,7 @@ def _write_kernels(path: Path, table: KernelTable, noise: NoisePower, grid: Crop
 
 def _write_crops(
     folder: Path,
-    source: ImageSource,
+    source: MatchedSource,
     noise: NoisePower,
     grid: CropGrid,
     workers: Workers,
@@ -281,7 +277,7 @@ def _write_crops(
 class _Statistics:
     """Computes crops and powers; whatever images share is computed once."""
 
-    def __init__(self, source: ImageSource, noise: NoisePower, grid: CropGrid):
+    def __init__(self, source: MatchedSource, noise: NoisePower, grid: CropGrid):
         self._source, self._grid, self._group = source, grid, torch.from_numpy(noise.group_of_image)
         precision = noise.precision()
         self._power_weights = (precision * half_plane_weights(grid.box) * (0.5 / grid.box**2)).float()

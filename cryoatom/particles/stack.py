@@ -16,7 +16,6 @@ from cryoatom.fourier import pixel_coordinates
 from cryoatom.records import Particles
 
 _AT_ONCE = 16  # images that fit in the processor's cache together
-_MOST_DEAD = 0.05  # of the images that may be unusable
 _NAMED = 5  # images in a message
 _HUGE = 1e15  # a pixel's square, summed, is then near the end of float32
 _NOT_FINITE = "has pixels that are not finite numbers"
@@ -39,10 +38,12 @@ class DeadImages:
     ----------
     total : int
         Images of the dataset.
+    limit : float
+        Share of them that may be unusable; 1 for a sample, which a run of bad images may fill.
     """
 
-    def __init__(self, total: int) -> None:
-        self._total = total
+    def __init__(self, total: int, *, limit: float = 0.05) -> None:
+        self._total, self._limit = total, limit
         self._by_row: dict[int, DeadImage] = {}
 
     def __len__(self) -> int:
@@ -60,13 +61,13 @@ class DeadImages:
         Raises
         ------
         ValueError
-            If more than one and more than 5% of all images cannot be used.
+            If more than one and more than the limit of all images cannot be used.
         """
         self._by_row[image.row] = image
-        if len(self) > max(1, _MOST_DEAD * self._total):
+        if len(self) > max(1, self._limit * self._total):
             raise ValueError(
-                f"more than {_MOST_DEAD:.0%} of {self._total} images cannot be used: {self.describe()}; leave them out "
-                "(--ind); if they are masked, choose a smaller --background-radius, or extract them without a mask"
+                f"more than {self._limit:.0%} of {self._total} images cannot be used: {self.describe()}; leave them "
+                "out (--ind); if they are masked, choose a smaller --background-radius, or extract them without a mask"
             )
 
     def describe(self, count: int = 0) -> str:
@@ -163,6 +164,50 @@ class ImageStack:
         particles = self._particles
         place = f"slice {particles.slice_of_image[row]} of {particles.stacks[particles.stack_of_image[row]]}"
         return f"image {particles.image_names[row]} of {particles.source} ({place})"
+
+
+class NormalizedImages:
+    """The images of particles as the model has them: called with rows, it returns them of unit noise, particles dark.
+
+    Parameters
+    ----------
+    particles : Particles
+    radius : float, optional
+        Å from the centre, outside which there is background; 0.4 of the box where it is not given.
+    are_bright : bool
+        Particles are brighter than the background in the files.
+    limit : float
+        Share of the images that may be unusable: these are all zero.
+
+    Attributes
+    ----------
+    radius : float
+        Å.
+    dead : DeadImages
+        Those that could not be used so far.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :class:`ImageStack`; when called, if there are too many images that cannot be used.
+    """
+
+    def __init__(
+        self, particles: Particles, *, radius: float | None = None, are_bright: bool = False, limit: float = 0.05
+    ) -> None:
+        self.radius = radius or default_radius(particles)
+        self.dead = DeadImages(len(particles), limit=limit)
+        self._stack, self._are_bright = ImageStack(particles), are_bright
+
+    def __call__(self, rows: Integer[np.ndarray, " batch"]) -> Float[Tensor, "batch box box"]:
+        """Return some images."""
+        images = self._stack.read_normalized(rows, self.radius, self.dead)
+        return images.neg_() if self._are_bright else images
+
+
+def default_radius(particles: Particles) -> float:
+    """Return how far from the centre of a box its particle is taken to reach, Å."""
+    return 0.4 * particles.box * particles.pixel_size
 
 
 def _not_finite(images: Tensor) -> list[int]:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cryoatom.poses.placement import PlacementScore, RigidBeads, TranslationScan
-from cryoatom.poses.volume import Volume
+from cryoatom.poses.volume import OVERSAMPLING, Volume
 from cryoatom.rotations import exp_rotation, rotation_grid
 from cryoatom.workers import Workers
 
-MARGIN = 25.0  # Å that a specimen may lie off the centre of its box
 _TRUSTED = 20.0  # Å: coarser features count less; without it moving domains turned closed ADK by 2° off its core
 _COARSE, _COARSE_PER_REACH = 10.0, 0.25  # resolution of the scan: 10 Å, and coarser for specimens beyond 40 Å
 _STEP_PER_DETAIL, _STEP_DEG = 0.8, (12.0, 20.0)  # of rotations: the outermost atoms move by 0.8 resolutions
-_ROTATIONS_AT_ONCE = 32
+_LARGEST_SIDE = 80  # voxels of the scan: in larger boxes it is coarser
+_CELLS_AT_ONCE, _ROTATIONS_AT_ONCE = 2_000_000, 32  # that fit in the processor's cache
 _CELL = 0.33  # resolutions: beads so near to each other count as one in the scan
 _KEPT = 20  # placements that climb
+_EQUAL, _FEWEST_LEVELS = 1e-3, 6  # scores that near to each other are one; so many tell how scores scatter
 _DISTINCT = 0.3  # radii of gyration: placements that far apart are two
 _STEPS_COARSE, _STEPS = 25, 50  # of an ascent
 _STEP = 1.0  # Å, the first
@@ -51,12 +53,16 @@ class Docking:
         That of the mirror image at its best.
     inverted
         That of inverted contrast at its best.
+    spread
+        The scale of the upper tail of the scores of wrong placements: the best of these differ by about as much.
+        Infinite where it is not known.
     """
 
     best: Placement
     rival: float
     mirrored: float
     inverted: float
+    spread: float = math.inf
 
 
 def dock(
@@ -68,8 +74,8 @@ def dock(
 ) -> Docking:
     """Find the placement of the highest score.
 
-    All translations of a grid of rotations are compared at low resolution, the best distinct ones climb there, and the
-    best of these at full resolution.
+    All translations inside the volume, for a grid of rotations, are compared at low resolution, the best distinct ones
+    climb there, and the best of these at full resolution.
 
     Parameters
     ----------
@@ -83,18 +89,70 @@ def dock(
         Called with (rotations done, all rotations).
     """
     fine = volume.sharpened(_TRUSTED)
-    coarse = fine.low_passed(max(_COARSE, _COARSE_PER_REACH * beads.reach, fine.resolution))
+    coarse = fine.low_passed(_scan_resolution(fine, beads))
     count = rotation_count(beads.reach, coarse.resolution)
     merged, found = beads.merged(_CELL * coarse.resolution), []
-    hands = ((beads, merged), (beads.mirrored(), merged.mirrored()))
-    for number, (_, few) in enumerate(hands):
+    for number, few in enumerate((merged, merged.mirrored())):
         done = number * count
         found.append(scan(coarse, few, count, workers, lambda more, done=done: progress(done + more, 2 * count)))
     (upright, inverted), (mirrored, _) = found
-    best, *rivals = climb_all(coarse, fine, hands[0], upright, 5, workers)
-    mirror, *_ = climb_all(coarse, fine, hands[1], mirrored, 3, workers)
-    opposite, *_ = climb_all(coarse.inverted(), fine.inverted(), hands[0], inverted[:3], 1, workers)
-    return Docking(best, rivals[0].score if rivals else 0.0, mirror.score, opposite.score)
+    scores = PlacementScore(coarse, merged), PlacementScore(fine, beads)
+    right = climb_all(scores, upright, workers)
+    wrong = climb_all([score.mirrored() for score in scores], mirrored, workers)
+    opposite = climb_all([score.inverted() for score in scores], inverted[: _KEPT // 4], workers)
+    rival = right[1].score if len(right) > 1 else 0.0
+    return Docking(right[0], rival, wrong[0].score, opposite[0].score, min(_tail(right), _tail(wrong)))
+
+
+def climb_from(volume: Volume, beads: RigidBeads, start: list[Placement]) -> list[Placement]:
+    """Move placements to the highest scores near them; quick, for a template that is nearly in place.
+
+    Parameters
+    ----------
+    volume, beads
+        As for :func:`dock`, whose scores these are.
+    start
+        Where to begin, see :func:`as_given`; the scores there are not used.
+    """
+    rotations, translations, scores = climb(PlacementScore(volume.sharpened(_TRUSTED), beads), start, _STEPS)
+    return [Placement(*found) for found in zip(rotations, translations, scores.tolist(), strict=True)]
+
+
+def score_at(
+    volume: Volume,
+    beads: RigidBeads,
+    rotations: Float[Tensor, "batch 3 3"],
+    translations: Float[Tensor, "batch 3"],
+) -> Float[Tensor, " batch"]:
+    """Return the scores of placements x -> Q x + T of beads about their centre of mass, as :func:`dock` has them.
+
+    A template is where its file puts it for Q = 1 and T = beads.origin. Of the mirror image, give `beads.mirrored()`;
+    of inverted contrast the score is the negative.
+    """
+    return PlacementScore(volume.sharpened(_TRUSTED), beads)(rotations, translations)
+
+
+def as_given(beads: RigidBeads) -> Placement:
+    """Return the placement that leaves beads where their file puts them, its score not known."""
+    return Placement(torch.eye(3).to(beads.centers), beads.origin, math.nan)
+
+
+def _scan_resolution(volume: Volume, beads: RigidBeads) -> float:
+    """Return the resolution at which all placements are compared, Å."""
+    largest = 2 * OVERSAMPLING * volume.length / _LARGEST_SIDE
+    return max(_COARSE, _COARSE_PER_REACH * beads.reach, largest, volume.resolution)
+
+
+def _tail(placements: list[Placement]) -> float:
+    """Return the scale of the upper tail of scores: the mean of the better half, less the best of the others.
+
+    Of scores whose tail falls as exp(-z / β), whatever their number, this is β. Placements of a symmetric template or
+    of equal copies count once, by their equal scores; where few are left the scale is not known, and infinite.
+    """
+    scores = [placement.score for placement in placements]
+    levels = [scores[0], *(low for high, low in pairwise(scores) if high - low > _EQUAL * abs(high))]
+    half = len(levels) // 2
+    return sum(levels[:half]) / half - levels[half] if len(levels) >= _FEWEST_LEVELS else math.inf
 
 
 def rotation_count(reach: float, resolution: float) -> int:
@@ -112,11 +170,12 @@ def scan(
 ) -> tuple[list[Placement], list[Placement]]:
     """Return the best distinct placements of `count` rotations, each at its best translation: in W, and in -W."""
     rotations = rotation_grid(count).to(volume.signal)
-    translations = TranslationScan(volume, beads, MARGIN)
-    parts, found = rotations.split(_ROTATIONS_AT_ONCE), []
+    translations = TranslationScan(volume, beads, max(0.5 * volume.length - beads.radius, volume.pixel_size))
+    at_once = min(max(_CELLS_AT_ONCE // volume.signal.numel(), 1), _ROTATIONS_AT_ONCE)
+    parts, found = rotations.split(at_once), []
     for result in workers.stream(translations.best, parts):
         found.append(result)
-        progress(min(len(found) * _ROTATIONS_AT_ONCE, len(rotations)))
+        progress(min(len(found) * at_once, len(rotations)))
     scores, places = (torch.cat(results) for results in zip(*found, strict=True))
     upright, inverted = (distinct(beads, rotations, places[:, k], scores[:, k], _KEPT) for k in range(2))
     return upright, inverted
@@ -141,21 +200,13 @@ def distinct(
     return chosen
 
 
-def climb_all(
-    coarse: Volume,
-    fine: Volume,
-    beads: tuple[RigidBeads, RigidBeads],
-    start: list[Placement],
-    most: int,
-    workers: Workers,
-) -> list[Placement]:
-    """Refine placements at low resolution with the second, merged beads, and the best of them at full resolution."""
-    for volume, body, steps in ((coarse, beads[1], _STEPS_COARSE), (fine, beads[0], _STEPS)):
-        score = PlacementScore(volume, body)
+def climb_all(scores: Sequence[PlacementScore], start: list[Placement], workers: Workers) -> list[Placement]:
+    """Refine placements by a score at low resolution, then by one at full resolution; the best come first."""
+    for score, steps in zip(scores, (_STEPS_COARSE, _STEPS), strict=True):
         parts = [start[first : first + _CLIMB_TOGETHER] for first in range(0, len(start), _CLIMB_TOGETHER)]
         climbed = workers.map(lambda part, score=score, steps=steps: climb(score, part, steps), parts)
-        rotations, translations, scores = (torch.cat(results) for results in zip(*climbed, strict=True))
-        start = distinct(body, rotations, translations, scores, most)
+        rotations, translations, found = (torch.cat(results) for results in zip(*climbed, strict=True))
+        start = distinct(score.beads, rotations, translations, found, _KEPT)
     return start
 
 

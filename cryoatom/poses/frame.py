@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,90 +14,76 @@ from cryoatom.files.mrc import read_map
 from cryoatom.imaging.beads import BeadModel, bead_layout
 from cryoatom.imaging.grid import CropGrid, choose_grid
 from cryoatom.particles.noise import estimate_noise_power
-from cryoatom.particles.stack import DeadImages, ImageStack
-from cryoatom.particles.table import read_particles
-from cryoatom.poses.docking import MARGIN, Docking, dock
+from cryoatom.particles.stack import NormalizedImages
+from cryoatom.poses.docking import Docking, dock
 from cryoatom.poses.placement import RigidBeads
+from cryoatom.poses.verdict import TemplateFit, Unit, judge
 from cryoatom.poses.volume import Volume, backproject, map_volume
 from cryoatom.records import Particles
-from cryoatom.structure.hand import hand_of
 from cryoatom.structure.template import Template
 from cryoatom.workers import Workers
 
 MAP_SUFFIXES = (".mrc", ".map", ".ccp4")
 _PIXEL_SIZE, _LARGEST_SIDE = 2.5, 128  # Å of a voxel, or more where a volume would have more of them along a side
 _IMAGES = 1000
-_CLEAR_SHARE, _CLEAR_NOISE = 0.03, 3.0  # by which a score must win, of itself and in noise deviations
-_FAINTEST = 8.0  # noise deviations; among all placements noise alone reaches 6
+_MOST_DEAD = 0.5  # of a sample: a run of bad images may fill it
 _FROM_HEADER = 0.01  # voxels
 _logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class TemplateFit:
-    """A template where it fits best, and how well others fit.
+def fit_to_map(
+    template: Template,
+    path: str | os.PathLike,
+    *,
+    force: bool = False,
+    workers: Workers,
+    progress: Progress = lambda done, total: None,
+) -> TemplateFit:
+    """Bring a template into the frame of a map.
 
     Parameters
     ----------
     template
-        In the frame of the poses.
-    rotation, translation
-        The motion x -> Q x + T from the file's frame, Å.
-    docking
-        Scores: noise deviations (at most: coarse features count less) for particles, correlations for maps.
-    unit
-        Of the scores.
+        It may be anywhere in the map, and a part of what is there.
+    path
+        A map: .mrc, .map, .ccp4.
+    force
+        Warn where the hand or the contrast are found to be wrong.
+    workers
+        Threads that share the work.
+    progress
+        Called with the work done and all of it.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        For a file that cannot be used; without `force` also for a map of the wrong hand or contrast, with the cure.
     """
-
-    template: Template
-    rotation: np.ndarray
-    translation: np.ndarray
-    docking: Docking
-    unit: Literal["noise deviations", "correlation"]
-
-    @property
-    def hand(self) -> Literal["right", "mirrored", "undecided"]:
-        """Whether the template fits better than its mirror image."""
-        if self.is_clear(self.docking.best.score, self.docking.mirrored):
-            return "right"
-        return "mirrored" if self.is_clear(self.docking.mirrored, self.docking.best.score) else "undecided"
-
-    def is_clear(self, better: float, worse: float) -> bool:
-        """Whether a score is higher than another one beyond noise, and beyond what models leave open."""
-        noise = _CLEAR_NOISE if self.unit == "noise deviations" else 0.0
-        return better - worse > max(noise, _CLEAR_SHARE * abs(better))
-
-    def describe(self) -> str:
-        """Say what was found, in lines."""
-        angle = np.rad2deg(np.arccos(np.clip((np.trace(self.rotation) - 1) / 2, -1, 1)))
-        found, digits = self.docking, 1 if self.unit == "noise deviations" else 3
-        scores = f"{found.best.score:.{digits}f} ({self.unit}), next placement {found.rival:.{digits}f}"
-        others = f"mirror image {found.mirrored:.{digits}f}, inverted contrast {found.inverted:.{digits}f}"
-        shift = ", ".join(f"{value:.1f}" for value in self.translation)
-        return f"turned by {angle:.1f}°, then moved by ({shift}) Å\nscore {scores},\n{others}\nhand {self.hand}"
+    path, beads = Path(path), rigid_beads(template)
+    with torch.no_grad():
+        docking = dock(_volume_of_map(path, beads), beads, workers=workers, progress=progress)
+    return _placed(template, beads, docking, "correlation", path, force=force)
 
 
-def fit_template(
+def fit_to_particles(
     template: Template,
-    path: str | os.PathLike,
+    particles: Particles,
     *,
-    datadir: str | os.PathLike | None = None,
     uninvert: bool = False,
     force: bool = False,
     workers: Workers,
     progress: Progress = lambda done, total: None,
 ) -> TemplateFit:
-    """Bring a template into the frame of a map, or of the poses of particles.
+    """Bring a template into the frame of the poses of particles.
 
     Parameters
     ----------
     template
-    path
-        A map (.mrc, .map, .ccp4), or particles with poses; of many particles 1000 are used.
-    datadir
-        Where image stacks are.
+        It may be anywhere in the box, and a part of what is there.
+    particles
+        With poses; of many 1000 are used.
     uninvert
         Particles are bright in the images.
     force
@@ -112,22 +96,24 @@ def fit_template(
     Raises
     ------
     FileNotFoundError, ValueError
-        For files that cannot be used; without `force` also for data of the wrong hand or contrast, with the cure.
+        For images that cannot be used; without `force` also for wrong hand or contrast, with the cure.
     """
-    path, beads = Path(path), rigid_beads(template)
-    is_map = path.suffix.lower() in MAP_SUFFIXES
+    beads = rigid_beads(template)
     with torch.no_grad():
-        if is_map:
-            volume = _volume_of_map(path, beads)
-        else:
-            volume = _volume_of_particles(path, datadir, uninvert, beads, workers, _part(progress, 0, 0.3))
-        docking = dock(volume, beads, workers=workers, progress=_part(progress, 0.0 if is_map else 0.3, 1))
+        volume = _volume_of_particles(_some(particles), uninvert, beads, workers, _part(progress, 0, 0.3))
+        docking = dock(volume, beads, workers=workers, progress=_part(progress, 0.3, 1))
+    return _placed(template, beads, docking, "noise deviations", particles.source, force=force)
+
+
+def _placed(
+    template: Template, beads: RigidBeads, docking: Docking, unit: Unit, path: Path, *, force: bool
+) -> TemplateFit:
+    """Move a template to its best placement, and judge that."""
     rotation = docking.best.rotation.double()
     translation = (docking.best.translation.double() - rotation @ beads.origin.double()).numpy()
     moved = template.with_positions(template.atoms.positions @ rotation.numpy().T + translation)
-    unit = "correlation" if is_map else "noise deviations"
     fit = TemplateFit(moved, rotation.numpy(), translation, docking, unit)
-    _judge(fit, path, force=force)
+    judge(fit, str(path), force=force)
     return fit
 
 
@@ -151,8 +137,7 @@ def _grid(path: Path, box: int, pixel_size: float, beads: RigidBeads) -> CropGri
             f"the template is {2 * beads.reach:.0f} Å across, the box of {path} {length:.0f} Å "
             f"({box} pixels of {pixel_size:g} Å): is this its file? Keep a part of it with --chain or --residues"
         )
-    diameter = 2 * (beads.reach + MARGIN)
-    return choose_grid(box, pixel_size, diameter, max(_PIXEL_SIZE, min(diameter, length) / _LARGEST_SIDE))
+    return choose_grid(box, pixel_size, length, max(_PIXEL_SIZE, length / _LARGEST_SIDE))
 
 
 def _volume_of_map(path: Path, beads: RigidBeads) -> Volume:
@@ -169,35 +154,26 @@ def _volume_of_map(path: Path, beads: RigidBeads) -> Volume:
 
 
 def _volume_of_particles(
-    path: Path,
-    datadir: str | os.PathLike | None,
-    uninvert: bool,
-    beads: RigidBeads,
-    workers: Workers,
-    progress: Progress,
+    particles: Particles, uninvert: bool, beads: RigidBeads, workers: Workers, progress: Progress
 ) -> Volume:
-    particles = _some(read_particles(path, datadir=datadir))
     if particles.poses is None:
-        raise ValueError(f"{path} has no orientations: fit the template to the map of a refinement, or take its file")
-    stack, dead = ImageStack(particles), DeadImages(len(particles))
-    radius = 0.4 * particles.box * particles.pixel_size
-    sign = -1.0 if uninvert else 1.0
-
-    def read(rows: np.ndarray) -> torch.Tensor:
-        return sign * stack.read_normalized(rows, radius, dead)
-
+        raise ValueError(
+            f"{particles.source} has no orientations: give a file that has them with --poses FILE, or fit the template "
+            "to the map of a refinement"
+        )
+    read = NormalizedImages(particles, are_bright=uninvert, limit=_MOST_DEAD)
     groups, box, pixel_size = particles.optics_group, particles.box, particles.pixel_size
     volume = backproject(
         read,
         particles.optics,
         particles.poses,
-        _grid(path, box, pixel_size, beads),
-        noise=estimate_noise_power(read, groups, box, pixel_size, radius, workers=workers),
+        _grid(particles.source, box, pixel_size, beads),
+        noise=estimate_noise_power(read, groups, box, pixel_size, read.radius, workers=workers),
         workers=workers,
         progress=progress,
     )
-    if len(dead):
-        _logger.warning("%s: left out %d images: %s", path, len(dead), dead.describe())
+    if len(read.dead):
+        _logger.warning("%s: left out %d images: %s", particles.source, len(read.dead), read.dead.describe())
     return volume
 
 
@@ -205,50 +181,3 @@ def _some(particles: Particles) -> Particles:
     """Return at most 1000 particles, evenly spaced in the file."""
     count = min(_IMAGES, len(particles))
     return particles[np.arange(count) * len(particles) // count]
-
-
-def _judge(fit: TemplateFit, path: Path, *, force: bool) -> None:
-    """Raise ValueError where the data contradict the template, and warn where they leave it open."""
-    best, scores = fit.docking.best.score, fit.describe().split("\n", 1)[1].replace("\n", " ")
-    problem = _problem(fit, path)
-    if problem is not None and not force:
-        raise ValueError(f"{problem} ({scores}); --force goes on all the same")
-    if problem is not None:
-        _logger.warning("%s (%s)", problem, scores)
-        return
-    if fit.hand == "undecided":
-        _logger.warning("%s: the mirror image of the template fits as well: the hand is not told (%s)", path, scores)
-    if not fit.is_clear(best, fit.docking.rival):
-        _logger.warning(
-            "%s: another placement fits as well: right for a symmetric molecule; otherwise look at the fit in a viewer "
-            "(%s)", path, scores,
-        )  # fmt: skip
-
-
-def _problem(fit: TemplateFit, path: Path) -> str | None:
-    """Return what is wrong with the data, and the cure."""
-    best, is_map = fit.docking.best.score, fit.unit == "correlation"
-    if fit.docking.inverted > best:
-        cure = (
-            "multiply the map by -1 (relion_image_handler --multiply_constant -1)"
-            if is_map
-            else "give --uninvert-data, or leave it out if it was given"
-        )
-        return f"{path}: the template fits the inverted contrast better: {cure}"
-    if not is_map and max(best, fit.docking.mirrored) < _FAINTEST:
-        return f"{path}: the template is not found in the images: are they, and their poses, of this molecule?"
-    if fit.hand != "mirrored":
-        return None
-    if hand_of(fit.template).hand == "mirrored":
-        return f"{path}: the mirror image of the template fits better, and the template is mirrored: mend its file"
-    if is_map:
-        return (
-            f"{path}: the mirror image of the template fits better: the map has the wrong hand, and so have "
-            "the poses of its refinement: flip it (relion_image_handler --invert_hand, or cryoSPARC's Volume Tools) "
-            "and refine again"
-        )
-    return (
-        f"{path}: the mirror image of the template fits better: the poses have the wrong hand: change the sign of "
-        "rlnAngleTilt of all particles, or flip the map (relion_image_handler --invert_hand, cryoSPARC's Volume Tools) "
-        "and refine again"
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 
 import torch
 from jaxtyping import Float
@@ -105,6 +106,19 @@ class PlacementScore:
         places = self.beads.centers @ rotations.mT + translations[:, None]
         return _sample_spline(self._spline, places / self._pixel) @ self.beads.masses
 
+    def mirrored(self) -> PlacementScore:
+        """Return the score of the mirror image of the beads; the volume's spline is shared."""
+        other = copy(self)
+        other.beads = self.beads.mirrored()
+        other._frequencies = self._frequencies * self._frequencies.new_tensor(_MIRROR)
+        return other
+
+    def inverted(self) -> PlacementScore:
+        """Return the score in data of the opposite contrast."""
+        other = copy(self)
+        other._spline = -self._spline
+        return other
+
     @torch.no_grad()
     def power(self, rotations: Float[Tensor, "batch 3 3"]) -> Float[Tensor, " batch"]:
         """Return ⟨V, K * V⟩, without gradients: it hardly varies where ⟨W, V⟩ has a maximum."""
@@ -175,7 +189,7 @@ class TranslationScan:
     beads
         What is placed.
     farthest
-        Å; translations end there.
+        Å along each axis; translations end there.
     """
 
     def __init__(self, volume: Volume, beads: RigidBeads, farthest: float):
@@ -186,7 +200,8 @@ class TranslationScan:
         axis = torch.sinc(signed_index(side, radius.device) / side).square()  # of the trilinear weights
         filtered = torch.fft.fftn(volume.signal) * blur / (axis[:, None, None] * axis[:, None] * axis)
         self._spectrum = torch.fft.rfftn(torch.fft.ifftn(filtered).real)
-        self._is_far = frequency_radius(side, 1 / volume.pixel_size, radius.device) > farthest
+        is_far = signed_index(side, radius.device).abs() * volume.pixel_size > farthest
+        self._is_far = is_far[:, None, None] | is_far[:, None] | is_far
 
     @torch.no_grad()
     def best(

@@ -24,6 +24,7 @@ from cryoatom.particles.noise import NoisePower, white_noise
 from cryoatom.records import Optics, Poses
 from cryoatom.workers import Workers
 
+OVERSAMPLING = 1.25  # of a low-passed volume
 _AT_ONCE = 16  # images inserted together
 
 
@@ -75,7 +76,7 @@ class Volume:
         weight = self.weight * trust(2 * side, 2 * self.length)
         return Volume(torch.fft.ifftn(spectrum).real, weight, self.pixel_size)
 
-    def low_passed(self, resolution: float, oversampling: float = 1.25) -> Volume:
+    def low_passed(self, resolution: float, oversampling: float = OVERSAMPLING) -> Volume:
         """Return the part of the likelihood that concerns frequencies below 1 / resolution, on a coarser grid."""
         side = even_side(2 * oversampling * self.length / resolution, at_most=len(self.signal))
         spectrum = keep_center(torch.fft.fftn(self.signal), side)

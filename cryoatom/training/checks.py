@@ -3,100 +3,98 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from cryoatom.config import TrainConfig
-from cryoatom.rotations import rotation_angle, rotation_grid
 from cryoatom.structure.hand import hand_of
+from cryoatom.structure.template import Template
 from cryoatom.threads import available_cores
 from cryoatom.training import findings
-from cryoatom.training.halves import halves_agreement
+from cryoatom.training.docked import DockedSample, dock_sample
+from cryoatom.training.halves import HalvesAgreement, measure_halves
 from cryoatom.training.inputs import Inputs
-from cryoatom.training.sample import Match, Sample, deviations, gains, read_sample
+from cryoatom.training.sample import Match, Sample, SampleSource, deviations, gains, open_sample, read_sample
 from cryoatom.workers import Workers
 
-_FEWEST = 20  # images that tell anything together
+_FEWEST = 50  # images that tell anything together
+_FEWEST_TO_STOP = 100  # whose silence tells something
 _LEAST = 5.0  # deviations of a mean over images
+_NO_BETTER = 2.5  # deviations: less is as poor as permuted poses
 _SHARE = 0.05  # of what the poses as given explain: less is not worth a stop
 _PERMUTATIONS = 4
-_TURN_DEG, _MOVE = 20.0, 8.0  # of the template, about and along each axis: in its frame every one is for the worse
-_TURNS = 120  # of the template, all round
-_MIRRORS = {"x": (-1.0, 1.0, 1.0), "y": (1.0, -1.0, 1.0), "z": (1.0, 1.0, -1.0), "all": (-1.0, -1.0, -1.0)}
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Hypothesis:
-    """A way in which poses and images may have to be read.
+class Reading:
+    """A way in which poses may have to be read: rotations as given or transposed, shifts as given (1) or not (-1)."""
 
-    Parameters
-    ----------
-    rotation
-        'given', 'transposed', or the axis of the mirror that made the reconstruction whose poses they are ('all': a
-        point inversion).
-    shift_sign, contrast
-        1 as given, -1 turned round.
-    """
-
-    rotation: str = "given"
+    rotation: Literal["given", "transposed"] = "given"
     shift_sign: int = 1
-    contrast: int = 1
 
     @property
     def departures(self) -> int:
         """Return in how many ways it differs from what is given."""
-        return (self.rotation != "given") + (self.shift_sign < 0) + (self.contrast < 0)
+        return (self.rotation != "given") + (self.shift_sign < 0)
 
 
-GIVEN = Hypothesis()
+GIVEN = Reading()
+READINGS = [Reading(rotation, sign) for rotation, sign in product(("given", "transposed"), (1, -1))]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What each image gains by the template under each hypothesis, nats, and under the one that is chosen.
+    """What a sample says.
 
     Parameters
     ----------
+    docked
+        The template docked into the volume of the sample, rotations as given.
+    gains
+        What each image gains by the template, nats, under each reading; rotations as given have the template where it
+        docks if that is out of its place.
     chosen
-        The simplest hypothesis that no other beats.
+        The simplest reading that no other one beats.
     signal
         Deviations of the noise by which the template is seen under it.
     over_permuted
         Deviations by which it explains the images better than permuted poses do.
     expected
         At least so many are to be expected if it is right.
-    better_turn
-        How the template is turned or moved to fit better, by how many deviations; None if nothing helps.
     """
 
-    gains: dict[Hypothesis, Tensor]
-    chosen: Hypothesis
+    docked: DockedSample
+    gains: dict[Reading, Tensor]
+    chosen: Reading
     signal: float
     over_permuted: float
     expected: float
-    better_turn: tuple[str, float] | None
 
     def __len__(self) -> int:
         return len(self.gains[GIVEN])
 
-    def better_by(self, one: Hypothesis, other: Hypothesis) -> float:
-        """Return by how many deviations one hypothesis explains the images better than another."""
+    @property
+    def is_settled(self) -> bool:
+        """Whether template and poses are known to belong to the images: docked, or better than permuted."""
+        is_docked = self.docked.is_found or self.docked.is_mirrored
+        return self.chosen.rotation == "given" and (is_docked or self.over_permuted >= _LEAST)
+
+    def better_by(self, one: Reading, other: Reading) -> float:
+        """Return by how many deviations one reading explains the images better than another."""
         return deviations(self.gains[one] - self.gains[other])
 
 
 def check_inputs(config: TrainConfig, inputs: Inputs) -> None:
     """Check that the template explains the images in their poses, better than other readings of these do.
 
-    Logs what was found, one line for each check. Nothing is checked where poses are to be estimated
-    (:mod:`cryoatom.training.orientation` does it there), nor with fewer than 20 images.
+    Logs what was found, one line for each check; what could not be told is a warning. Nothing is checked where poses
+    are to be estimated (:mod:`cryoatom.training.orientation` does it there), nor with fewer than 50 images.
 
     Raises
     ------
@@ -119,171 +117,147 @@ def find_faults(config: TrainConfig, inputs: Inputs, workers: Workers) -> list[s
     is_mirrored = hand.hand == "mirrored"
     found = [findings.mirrored_template(str(hand))] if is_mirrored else []
     if len(inputs.particles) < _FEWEST:
-        _logger.info("%d images are too few to check poses, hand and contrast", len(inputs.particles))
+        _logger.warning("%d images are too few to check poses, frame, hand and contrast", len(inputs.particles))
         return found
-    sample = read_sample(config, inputs, workers)
-    evidence = weigh(sample, Match(sample, inputs.template, workers))
-    found += judge(sample, evidence, config, is_mirrored=is_mirrored)
+    source = open_sample(config, inputs, workers)
+    sample = read_sample(source, workers)
+    if len(sample) < _FEWEST:
+        _logger.warning("poses, frame, hand and contrast were not checked: %s", source.images.dead.describe())
+        return found
+    evidence = weigh(sample, inputs.template, dock_sample(source, "given", inputs.template, workers), workers)
+    if evidence.docked.contrast < 0:
+        docked = evidence.docked
+        found.append(findings.inverted_contrast(docked.best, docked.inverted, is_uninverted=config.uninvert_data))
+    if not evidence.is_settled:
+        return found + _judge_unsettled(sample, evidence, source, inputs.template, workers)
+    found += _judge_settled(evidence, is_mirrored=is_mirrored)
     if not found:
         _log_passed(evidence)
     return found
 
 
-def rotations_of(sample: Sample, name: str) -> Float[Tensor, "images 3 3"]:
-    """Return the rotations under a hypothesis.
-
-    A mirror M (det M = -1) of the reconstruction turns the pose R of an image into D R M, with D = diag(1, 1, -1):
-    P D R M (M x) = P R x, as P drops z. So poses R of a mirrored reconstruction are D R M of the right one.
-    """
-    given = sample.rotations
-    if name in _MIRRORS:
-        return torch.diag(torch.tensor([1.0, 1.0, -1.0])) @ given @ torch.diag(torch.tensor(_MIRRORS[name]))
-    return given.mT if name == "transposed" else given
+def rotations_of(sample: Sample, reading: Reading) -> Float[Tensor, "images 3 3"]:
+    """Return the rotations under a reading."""
+    return sample.rotations.mT if reading.rotation == "transposed" else sample.rotations
 
 
-def weigh(sample: Sample, match: Match) -> Evidence:
-    """Measure all hypotheses on a sample."""
-    gained, signals = {}, {}
-    for name in ("given", "transposed", *_MIRRORS):
-        cross, power = match(rotations_of(sample, name))
-        for sign, contrast in product((1, -1), (1, -1)):
-            of_sign = contrast * cross[0 if sign > 0 else 1]
-            hypothesis = Hypothesis(name, sign, contrast)
-            gained[hypothesis] = gains(of_sign, power)
-            signals[hypothesis] = float(of_sign.sum() / power.sum().sqrt())
+def weigh(sample: Sample, template: Template, docked: DockedSample, workers: Workers) -> Evidence:
+    """Measure all readings on a sample."""
+    match, gained, signals = Match(sample, template, workers), {}, {}
+    docked_match = Match(sample, _placed(template, docked), workers) if docked.is_elsewhere else match
+    for rotation in ("given", "transposed"):
+        own = docked_match if rotation == "given" else match
+        cross, power = own(rotations_of(sample, Reading(rotation)))
+        for sign, part in zip((1, -1), docked.contrast * cross, strict=True):
+            reading = Reading(rotation, sign)
+            gained[reading] = gains(part, power)
+            signals[reading] = float(part.sum() / power.sum().sqrt())
     chosen = _choose(gained)
-    if signals[chosen] < -_LEAST:  # their scatter hides it, but the noise does not
-        chosen = replace(chosen, contrast=-chosen.contrast)
-    over, expected = _compare_permuted(sample, match, chosen, gained[chosen])
-    turn = _find_better_turn(sample, match, chosen, gained[chosen])
-    return Evidence(gained, chosen, signals[chosen], over, expected, turn)
+    own = docked_match if chosen.rotation == "given" else match
+    over, expected = _compare_permuted(sample, own, chosen, docked.contrast, gained[chosen])
+    return Evidence(docked, gained, chosen, signals[chosen], over, expected)
 
 
-def _choose(gained: dict[Hypothesis, Tensor]) -> Hypothesis:
-    """Return the simplest hypothesis that the best one does not clearly beat."""
-    best = max(gained, key=lambda h: float(gained[h].mean()))
-    for hypothesis in sorted(gained, key=lambda h: (h.departures, -float(gained[h].mean()))):
-        lead = gained[best] - gained[hypothesis]
-        if deviations(lead) < _LEAST or float(lead.mean()) < _SHARE * float(gained[hypothesis].mean()):
-            return hypothesis
+def _placed(template: Template, docked: DockedSample) -> Template:
+    rotation, translation = docked.rotation.double().numpy(), docked.translation.double().numpy()
+    return template.with_positions(template.atoms.positions @ rotation.T + translation)
+
+
+def _choose(gained: dict[Reading, Tensor]) -> Reading:
+    """Return the simplest reading that the best one does not clearly beat."""
+    best = max(gained, key=lambda reading: float(gained[reading].mean()))
+    for reading in sorted(gained, key=lambda r: (r.departures, -float(gained[r].mean()))):
+        lead = gained[best] - gained[reading]
+        if deviations(lead) < _LEAST or float(lead.mean()) < _SHARE * float(gained[reading].mean()):
+            return reading
     return best
 
 
-def _compare_permuted(sample: Sample, match: Match, chosen: Hypothesis, own: Tensor) -> tuple[float, float]:
+def _compare_permuted(sample: Sample, match: Match, chosen: Reading, contrast: int, own: Tensor) -> tuple[float, float]:
     """Return by how many deviations rotations do better than others', and how many there would be at least."""
-    rotations = rotations_of(sample, chosen.rotation)
+    rotations = rotations_of(sample, chosen)
     generator, others, apart, scale = torch.Generator().manual_seed(0), torch.zeros_like(own), 0.0, 0.0
     for _ in range(_PERMUTATIONS):
         permuted = rotations[torch.randperm(len(sample), generator=generator)]
         cross, power = match(permuted)
-        cross = chosen.contrast * cross[0 if chosen.shift_sign > 0 else 1]
+        cross = contrast * cross[0 if chosen.shift_sign > 0 else 1]
         others += gains(cross, power) / _PERMUTATIONS
         apart += float(match.distance(rotations, permuted).sum()) / _PERMUTATIONS
         scale = max(scale, float(cross.sum() / power.sum()))
     return deviations(own - others), 0.5 * scale * apart**0.5
 
 
-def _find_better_turn(sample: Sample, match: Match, chosen: Hypothesis, own: Tensor) -> tuple[str, float] | None:
-    """Return the turn or move of the template that explains the images best, if it does so better than its frame.
-
-    Out of its frame a template may fit transposed or mirrored rotations by chance: before these are believed it is
-    turned all round in those that are given.
-    """
-    rotations, side = rotations_of(sample, chosen.rotation), 0 if chosen.shift_sign > 0 else 1
-    best, most = None, (1 + _SHARE) * float(own.mean())
-    trials = [(text, rotations @ turn, move) for text, turn, move in _small_trials()]
-    if chosen.rotation != "given":
-        trials += [(text, sample.rotations @ turn, move) for text, turn, move in _wide_trials()]
-    for text, turned, move in trials:
-        cross, power = match(turned, move)
-        found = gains(chosen.contrast * cross[side], power)
-        if float(found.mean()) > most and deviations(found - own) > _LEAST:
-            best, most = (text, deviations(found - own)), float(found.mean())
-    return best
-
-
-Trial = tuple[str, Float[Tensor, "3 3"], Float[Tensor, " 3"]]
-"""How the template is turned and moved, in words, as a rotation and in Å."""
-
-
-def _small_trials() -> Iterator[Trial]:
-    still, whole = torch.zeros(3), torch.eye(3)
-    for axis, sign in product(range(3), (1, -1)):
-        unit, name = sign * np.eye(3)[axis], f"{'-' if sign < 0 else ''}{'xyz'[axis]}"
-        turn = Rotation.from_rotvec(_TURN_DEG * unit, degrees=True).as_matrix()
-        yield f"turned by {_TURN_DEG:.0f}° about {name}", torch.from_numpy(turn).float(), still
-        yield f"moved by {_MOVE:.0f} Å along {name}", whole, torch.from_numpy(_MOVE * unit).float()
-
-
-def _wide_trials() -> Iterator[Trial]:
-    turns = rotation_grid(_TURNS).float()
-    for turn, angle in zip(turns, torch.rad2deg(rotation_angle(turns, torch.eye(3))).tolist(), strict=True):
-        yield f"turned by {angle:.0f}°", turn, torch.zeros(3)
-
-
-def judge(sample: Sample, evidence: Evidence, config: TrainConfig, *, is_mirrored: bool) -> list[str]:
-    """Return what the evidence says against the input; of a mirrored template the hand is known already."""
-    chosen, found = evidence.chosen, []
-    if chosen.contrast < 0:
-        better = evidence.better_by(chosen, replace(chosen, contrast=1))
-        found.append(findings.inverted_contrast(better, is_uninverted=config.uninvert_data))
-    if evidence.better_turn is None and evidence.over_permuted >= _LEAST:
-        if chosen.shift_sign < 0:
-            found.append(findings.opposite_shifts(evidence.better_by(chosen, replace(chosen, shift_sign=1))))
-        if chosen.rotation != "given" and not (is_mirrored and chosen.rotation in _MIRRORS):
-            better = evidence.better_by(chosen, replace(chosen, rotation="given"))
-            found.append(findings.wrong_rotations(chosen.rotation, better))
-        return found
-    found += _judge_frame(sample, evidence)
+def _judge_settled(evidence: Evidence, *, is_mirrored: bool) -> list[str]:
+    """Judge frame, hand and shifts of poses that are those of the images; of a mirrored template only shifts."""
+    docked, found = evidence.docked, []
+    if docked.is_mirrored and not is_mirrored:
+        return [findings.other_hand(docked.docking.mirrored, docked.best)]
+    if docked.is_elsewhere and not is_mirrored:
+        found.append(findings.other_place(docked))
+    elif docked.is_moved and not is_mirrored:
+        _logger.warning("%s", findings.better_place(docked))
+    elif not docked.is_found and not is_mirrored and evidence.chosen == GIVEN:
+        _logger.warning("%s", findings.unknown_place(docked))
+    if evidence.chosen.shift_sign < 0:
+        found.append(
+            findings.opposite_shifts(evidence.better_by(evidence.chosen, replace(evidence.chosen, shift_sign=1)))
+        )
     return found
 
 
-def _judge_frame(sample: Sample, evidence: Evidence) -> list[str]:
-    """Tell a template out of the poses' frame from poses that are not the images' own."""
-    agreements = {name: _agreement(sample, name, evidence.chosen.shift_sign) for name in ("given", "transposed")}
-    own, by_chance, is_agreed = agreements["given"]
+def _judge_unsettled(
+    sample: Sample, evidence: Evidence, source: SampleSource, template: Template, workers: Workers
+) -> list[str]:
+    """Tell inverse rotations, a template out of its frame, and poses that are not the images' own."""
+    halves = {
+        reading: measure_halves(sample, rotations_of(sample, reading), reading.shift_sign) for reading in READINGS
+    }
+    own, docked = halves[GIVEN], evidence.docked
+    best = max(READINGS, key=lambda reading: halves[reading].excess)
+    if best != GIVEN and halves[best].is_clear and halves[best].excess > 2 * own.excess:
+        return _misread(best, halves[best], own)
+    transposed = dock_sample(source, "transposed", template, workers)
+    if transposed.beats(docked):
+        return [findings.inverse_rotations(transposed, docked)]
+    if evidence.signal < -_LEAST and docked.contrast > 0 and docked.inverted > docked.best:
+        is_uninverted = source.are_bright
+        return [findings.inverted_contrast(docked.inverted, docked.best, is_uninverted=is_uninverted)]
+    few = len(evidence) < _FEWEST_TO_STOP
     is_expected = evidence.expected >= 2 * _LEAST
-    transposed, by_chance_too, is_agreed_transposed = agreements["transposed"]
-    if is_agreed_transposed and transposed - by_chance_too > 2 * (own - by_chance):
-        return [findings.inverse_rotations_without_template(transposed, own, by_chance)]
-    if evidence.better_turn is not None:
-        return [findings.better_turn(*evidence.better_turn)]
-    if is_agreed and (is_expected or evidence.signal < _LEAST):
-        return [findings.other_frame(evidence.over_permuted, own, by_chance)]
-    if evidence.signal < _LEAST:
+    if own.is_clear and not few and evidence.over_permuted < _NO_BETTER and is_expected:
+        return [findings.other_frame(evidence.over_permuted, own)]
+    if not few and evidence.signal < _LEAST:
         return [findings.no_signal(len(evidence), evidence.signal, _LEAST)]
-    if is_expected:
-        return [findings.other_images(evidence.over_permuted, evidence.expected, own, by_chance)]
-    _logger.info("the images show the template too faintly to tell whether the poses are their own")
+    if is_expected and evidence.over_permuted < _LEAST and not own.is_clear:
+        return [findings.other_images(evidence.over_permuted, evidence.expected, own)]
+    _logger.warning("%s", findings.undecided(len(evidence), evidence.signal))
     return []
 
 
-def _agreement(sample: Sample, name: str, shift_sign: int) -> tuple[float, float, bool]:
-    """Return the agreement of half maps, that with permuted rotations, and whether it is clearly better."""
-    rotations, generator = rotations_of(sample, name), torch.Generator().manual_seed(0)
-    by_chance = torch.tensor(
-        [
-            halves_agreement(sample, rotations[torch.randperm(len(sample), generator=generator)], shift_sign)
-            for _ in range(2 * _PERMUTATIONS)
-        ]
-    )
-    own, spread = halves_agreement(sample, rotations, shift_sign), max(float(by_chance.std()), 0.01)
-    return own, float(by_chance.mean()), own > float(by_chance.mean()) + _LEAST * spread
+def _misread(reading: Reading, better: HalvesAgreement, own: HalvesAgreement) -> list[str]:
+    found = []
+    if reading.rotation == "transposed":
+        found.append(findings.inverse_rotations_by_halves(better, own))
+    if reading.shift_sign < 0:
+        found.append(findings.opposite_shifts_by_halves(better, own))
+    return found
 
 
 def _log_passed(evidence: Evidence) -> None:
     """Say by how much the poses as given do better than each other reading of them."""
+    docked, mean = evidence.docked, float(evidence.gains[GIVEN].mean())
     _logger.info(
         "checked %d images: the template explains them by %.0f deviations, %.2f nats an image",
-        len(evidence),
-        evidence.signal,
-        float(evidence.gains[GIVEN].mean()),
-    )
-    readings = {"transposed rotations": Hypothesis("transposed"), "opposite shifts": Hypothesis(shift_sign=-1)}
-    readings |= {f"the other hand ({name})": Hypothesis(name) for name in _MIRRORS}
-    readings["inverted contrast"] = Hypothesis(contrast=-1)
-    for text, hypothesis in readings.items():
-        better = evidence.better_by(GIVEN, hypothesis)
-        note = "" if better >= _LEAST else ": too few, the images cannot tell the two apart"
+        len(evidence), evidence.signal, mean,
+    )  # fmt: skip
+    _logger.info(
+        "docked into a map of them the template has %.0f where it is and %.0f at its best (turned by %.0f°, moved by "
+        "%.0f Å), its mirror image %.0f, inverted contrast %.0f",
+        docked.in_place, docked.best, docked.angle_deg, docked.away, docked.docking.mirrored, docked.inverted,
+    )  # fmt: skip
+    readings = {"transposed rotations": Reading("transposed"), "opposite shifts": Reading(shift_sign=-1)}
+    for text, reading in readings.items():
+        better = evidence.better_by(GIVEN, reading)
+        note = "" if better >= _LEAST else ": too few to tell the two apart"
         _logger.info("poses as given against %s: better by %.0f deviations%s", text, better, note)
     _logger.info("poses as given against permuted ones: better by %.0f deviations", evidence.over_permuted)

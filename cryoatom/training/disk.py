@@ -9,8 +9,10 @@ from pathlib import Path
 
 from cryoatom.config import TrainConfig
 from cryoatom.decoders import DECODERS
-from cryoatom.imaging.matched import kernel_table
+from cryoatom.imaging.kernels import kernel_table
+from cryoatom.particles.noise import noise_groups
 from cryoatom.run_folder import RunFolder
+from cryoatom.training.images import are_prepared
 from cryoatom.training.inputs import Inputs, crop_grid
 from cryoatom.training.outputs import chosen_rows
 
@@ -53,7 +55,8 @@ def disk_need(config: TrainConfig, inputs: Inputs) -> DiskNeed:
     """Return what a run writes to disk."""
     images, residues = len(inputs.particles), len(inputs.template)
     side, particles = crop_grid(config, inputs).side, inputs.particles
-    nodes = len(kernel_table(particles.optics, particles.optics_group if config.noise == "radial" else None).nodes)
+    groups = None if config.noise == "white" else noise_groups(particles.optics_group)
+    nodes = len(kernel_table(particles.optics, groups).nodes)
     cache = images * (2 * side**2 + _IMAGE_BYTES) + nodes * 2 * (2 * side) * (side + 1)
     decoder = DECODERS[config.decoder](inputs.graph, config.zdim)
     weights = 3 * 4 * sum(p.numel() for p in decoder.parameters())  # with both of Adam's moments
@@ -64,13 +67,17 @@ def disk_need(config: TrainConfig, inputs: Inputs) -> DiskNeed:
     return DiskNeed(side, nodes, cache, checkpoint, -(-config.num_epochs // config.checkpoint) + 1, outputs)
 
 
-def folder_needs(config: TrainConfig, need: DiskNeed) -> dict[Path, int]:
-    """Return the bytes that go to each folder."""
+def folder_needs(config: TrainConfig, inputs: Inputs, need: DiskNeed) -> dict[Path, int]:
+    """Return the bytes by which each folder grows: without images that are prepared, and files that are replaced."""
+    folder = RunFolder(config.outdir)
     run = need.checkpoint * need.checkpoints + need.outputs
-    cache = config.cache or RunFolder(config.outdir).matched
+    if config.overwrite:
+        run = max(0, run - sum(_size(path) for path in folder.outputs()))
+    images = 0 if are_prepared(config, inputs) else need.cache
+    cache = config.cache or folder.matched
     if _device(cache) == _device(config.outdir):
-        return {config.outdir: run + need.cache}
-    return {config.outdir: run, cache: need.cache}
+        return {config.outdir: run + images}
+    return {config.outdir: run, cache: images}
 
 
 def free_bytes(folder: Path) -> int:
@@ -86,7 +93,7 @@ def check_space(config: TrainConfig, inputs: Inputs) -> None:
     ValueError
         With the folder, what is needed and what is free; with --force it is a warning.
     """
-    for folder, needed in folder_needs(config, disk_need(config, inputs)).items():
+    for folder, needed in folder_needs(config, inputs, disk_need(config, inputs)).items():
         free = free_bytes(folder)
         if needed <= free:
             continue
@@ -102,6 +109,11 @@ def check_space(config: TrainConfig, inputs: Inputs) -> None:
 def in_bytes(count: int) -> str:
     """Return a number of bytes as MB or GB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _existing(folder: Path) -> Path:

@@ -16,16 +16,18 @@ import numpy as np
 import torch
 
 from cryoatom.config import TrainConfig
+from cryoatom.particles.noise import MOST_IMAGES
+from cryoatom.particles.rows import spaced_rows
 from cryoatom.run_folder import RunFolder
 from cryoatom.threads import available_cores
 from cryoatom.training.checkpoint import find_checkpoint
 from cryoatom.training.checks import check_inputs
 from cryoatom.training.disk import DiskNeed, check_space, disk_need, folder_needs, free_bytes, in_bytes
 from cryoatom.training.fit import split_rows, start_scale
-from cryoatom.training.inputs import Inputs, prepare_images, read_inputs, run_identity
+from cryoatom.training.images import are_prepared, measure_noise, prepare_images
+from cryoatom.training.inputs import Inputs, read_inputs, run_identity
 from cryoatom.training.pose_search import PoseSearch
 from cryoatom.training.robust import CONTROLS
-from cryoatom.training.sample import spaced_rows
 from cryoatom.training.search_plan import search_plan
 from cryoatom.training.stage import silent
 from cryoatom.training.train import build_trainer
@@ -33,6 +35,7 @@ from cryoatom.training.trainer import Trainer
 from cryoatom.workers import Workers
 
 _MEASURED = 256  # images that are prepared and trained on
+_DEAD = 0.5  # share of them that may be unusable: bad images may come in runs
 _SEARCHED = 8  # images, at first, whose poses are searched
 _NEGATIVES, _OWN_VIEWS = 500, 64  # images that searches look at besides, to tell whether there is something to find
 _TABLE_BYTES = 600  # of an image: poses, latents, their moments, optics, names
@@ -113,17 +116,26 @@ def estimate_cost(config: TrainConfig, inputs: Inputs) -> Estimate:
     with tempfile.TemporaryDirectory() as name, Workers(available_cores(config.threads)) as workers:
         small = config.model_copy(update={"cache": Path(name), "outdir": Path(name), "ind": None})
         started = time.perf_counter()
-        data = prepare_images(small, some, RunFolder(small.outdir), workers, silent)
-        preparing = time.perf_counter() - started
-        measured = disk_need(small.model_copy(update={"pdb": "none"}), some)
-        preparing *= (count + need.kernels) / (len(data) + measured.kernels)
+        data = prepare_images(small, some, RunFolder(small.outdir), workers, silent, dead_limit=_DEAD)
+        preparing = _preparing(small, some, workers, time.perf_counter() - started, count, need.kernels)
         trainer = build_trainer(small, some, data, workers)
-        seconds = {"preparing images": preparing, **_searching(config, trainer, count)}
+        seconds = {"preparing images": 0.0 if are_prepared(config, inputs) else preparing}
+        seconds |= _searching(config, trainer, count)
         seconds |= _training(config, trainer, count)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    folders = {folder: (needed, free_bytes(folder)) for folder, needed in folder_needs(config, need).items()}
+    folders = {folder: (needed, free_bytes(folder)) for folder, needed in folder_needs(config, inputs, need).items()}
     memory = peak + _TABLE_BYTES * count + 2 * need.checkpoint
     return Estimate(count, len(inputs.template), need, folders, memory, seconds)
+
+
+def _preparing(config: TrainConfig, some: Inputs, workers: Workers, measured: float, count: int, kernels: int) -> float:
+    """Return the time of preparing `count` images and `kernels`, from that of some."""
+    noise = 0.0
+    if config.noise != "white":  # a few images tell it, however many there are
+        noise = min(measured, _elapsed(lambda: measure_noise(config, some.particles, workers, dead_limit=_DEAD)))
+    own = disk_need(config.model_copy(update={"pdb": "none"}), some).kernels
+    each = (measured - noise) / (len(some.particles) + own)
+    return each * (count + kernels) + noise * min(count, MOST_IMAGES) / len(some.particles)
 
 
 def _training(config: TrainConfig, trainer: Trainer, count: int) -> dict[str, float]:

@@ -5,6 +5,8 @@ This needs no template, so that it tells a template out of its frame from poses 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
@@ -14,6 +16,36 @@ from cryoatom.training.sample import Sample
 
 _FINEST = 12.0  # Å: what a few hundred images can show
 _DAMPING = 1e-2  # of the largest weight: voxels that hardly any image has seen count little
+_PERMUTATIONS = 8
+_LEAST, _SPREAD = 5.0, 0.01  # deviations of the agreement by chance, and how small these are at least
+
+
+@dataclass(frozen=True)
+class HalvesAgreement:
+    """The correlation of two half maps, and with permuted rotations its mean and standard deviation."""
+
+    own: float
+    by_chance: float
+    spread: float
+
+    @property
+    def excess(self) -> float:
+        """Return how much higher it is than by chance."""
+        return self.own - self.by_chance
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether that is more than chance."""
+        return self.excess > _LEAST * max(self.spread, _SPREAD)
+
+
+def measure_halves(sample: Sample, rotations: Float[Tensor, "images 3 3"], shift_sign: int) -> HalvesAgreement:
+    """Compare the agreement of half maps with that in permuted rotations."""
+    generator = torch.Generator().manual_seed(0)
+    orders = [torch.randperm(len(sample), generator=generator) for _ in range(_PERMUTATIONS)]
+    by_chance = torch.tensor([halves_agreement(sample, rotations[order], shift_sign) for order in orders])
+    own = halves_agreement(sample, rotations, shift_sign)
+    return HalvesAgreement(own, float(by_chance.mean()), float(by_chance.std()))
 
 
 def halves_agreement(sample: Sample, rotations: Float[Tensor, "images 3 3"], shift_sign: int = 1) -> float:

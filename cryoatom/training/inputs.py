@@ -1,10 +1,9 @@
-"""What a run starts from: read and checked before any time is spent, and the images in matched form."""
+"""What a run starts from: read and checked before any time is spent."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,19 +12,14 @@ import torch
 
 from cryoatom.config import TrainConfig
 from cryoatom.imaging.beads import bead_layout
-from cryoatom.imaging.matched import CropGrid, ImageSource, MatchedSet, build_matched_set, choose_grid
-from cryoatom.particles.noise import estimate_noise_power
-from cryoatom.particles.stack import DeadImage, DeadImages, ImageStack
+from cryoatom.imaging.grid import CropGrid, choose_grid
 from cryoatom.particles.table import read_particles
 from cryoatom.records import Particles
-from cryoatom.run_folder import RunFolder
 from cryoatom.structure.graph import ProteinGraph, build_graph, read_graph
 from cryoatom.structure.template import Template, center_template, read_template
 from cryoatom.training.expected import expected_plan
 from cryoatom.training.outputs import chosen_rows
 from cryoatom.training.search_plan import search_plan
-from cryoatom.training.stage import Stage
-from cryoatom.workers import Workers
 
 _OFF_CENTER = 3.0  # Å from the origin, about which a template is turned to find poses
 _logger = logging.getLogger(__name__)
@@ -107,62 +101,6 @@ def _check_reach(inputs: Inputs, source: str) -> None:
             f"the images end at {half:.0f} Å: bring it into the frame of the poses, whose origin is the box centre, "
             "with `cryoatom template --onto MODEL`, or centre it with `cryoatom template`"
         )
-
-
-def prepare_images(
-    config: TrainConfig, inputs: Inputs, folder: RunFolder, workers: Workers, stage: Stage
-) -> MatchedSet:
-    """Measure the noise and compute the matched crops of all images, or reopen them.
-
-    Raises
-    ------
-    ValueError
-        If more than 5% of the images cannot be used; otherwise they are named in a warning, and `is_dead` marks them.
-    """
-    particles = inputs.particles
-    stack, dead = ImageStack(particles), DeadImages(len(particles))
-    sign = -1.0 if config.uninvert_data else 1.0
-    radius = config.background_radius or 0.4 * particles.box * particles.pixel_size
-    key = {
-        "stacks": [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in particles.stacks],
-        "images": [particles.stack_of_image.tolist(), particles.slice_of_image.tolist()],
-        "sign": sign,
-        "background_radius": radius,
-    }
-
-    def read(rows: np.ndarray) -> torch.Tensor:
-        return stack.read_normalized(rows, radius, dead).mul_(sign)
-
-    noise = None
-    if config.noise == "radial":
-        groups, box = particles.optics_group, particles.box
-        noise = estimate_noise_power(read, groups, box, particles.pixel_size, radius, workers=workers)
-    with stage(len(particles), "Preparing images") as advance:
-        data = build_matched_set(
-            config.cache or folder.matched,
-            ImageSource(read, particles.optics, known_shifts(config, particles), noise, key),
-            crop_grid(config, inputs),
-            workers=workers,
-            progress=lambda done, total: advance(done, ""),
-        )
-    if data.is_dead.any():
-        _warn_of_dead_images(data, particles, read, dead)
-    return data
-
-
-def _warn_of_dead_images(
-    data: MatchedSet, particles: Particles, read: Callable[[np.ndarray], torch.Tensor], dead: DeadImages
-) -> None:
-    rows = np.flatnonzero(data.is_dead)
-    first = rows[:32]
-    read(first)  # a set that was there already does not tell why
-    for row in first.tolist():
-        if row not in dead:
-            name = str(particles.image_names[row])
-            dead.add(DeadImage(row, name, "has pixels thousands of times as large as the noise"))
-    _logger.warning(
-        "%d of %d images cannot be used and take no part: %s", len(rows), len(data), dead.describe(len(rows))
-    )
 
 
 def known_shifts(config: TrainConfig, particles: Particles) -> np.ndarray:

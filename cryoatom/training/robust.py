@@ -12,7 +12,7 @@ from cryoatom.training.mixture import Mixture, fit_mixture
 from cryoatom.training.search_plan import RANDOM_STREAM, search_plan
 from cryoatom.training.trainer import Trainer
 
-_CONTROLS = 1000  # images that are seen in each other's poses
+CONTROLS = 1000  # images that are seen in each other's poses
 _logger = logging.getLogger(__name__)
 
 
@@ -53,5 +53,5 @@ def image_mixture(trainer: Trainer, rows: np.ndarray, epoch: int) -> Mixture | N
     if not np.isfinite(cross).all():
         return None
     generator = np.random.default_rng([trainer.seed, RANDOM_STREAM + 3, epoch])
-    some = rows[np.linspace(0, len(rows) - 1, min(len(rows), _CONTROLS)).astype(np.int64)]
+    some = rows[np.linspace(0, len(rows) - 1, min(len(rows), CONTROLS)).astype(np.int64)]
     return fit_mixture(cross, power, trainer.compare(some, generator.permutation(some)))

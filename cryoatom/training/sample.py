@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,18 +13,57 @@ from torch import Tensor
 from cryoatom.config import TrainConfig
 from cryoatom.imaging.beads import BeadModel, ca_layout
 from cryoatom.imaging.ctf import ctf
+from cryoatom.imaging.grid import CropGrid, choose_grid
+from cryoatom.imaging.kernels import kernel_spectra
 from cryoatom.imaging.likelihood import quadratic_form
-from cryoatom.imaging.matched import WIDTH_PER_PIXEL, CropGrid, choose_grid, kernel_spectra, matched_crops
-from cryoatom.particles.noise import estimate_noise_power, white_noise
-from cryoatom.particles.stack import DeadImages, ImageStack
+from cryoatom.imaging.matched import WIDTH_PER_PIXEL, matched_crops
+from cryoatom.particles.noise import NoisePower, estimate_noise_power, white_noise
+from cryoatom.particles.rows import spaced_rows
+from cryoatom.particles.stack import NormalizedImages
+from cryoatom.poses.volume import Volume, backproject
+from cryoatom.records import Particles, Poses
 from cryoatom.structure.template import Template
 from cryoatom.training.inputs import Inputs
 from cryoatom.workers import Workers
 
 IMAGES = 500
 _PIXEL = 3.0  # Å, at least: frames, hands and signs show at low resolution
-_PIXELS_ACROSS = 40  # of a large particle
+_PIXELS_ACROSS = 56  # of a large particle
+_AROUND = 25.0  # Å that a template may lie away from the particle
+_TRUSTED, _TRUSTED_DOCKING = 20.0, 10.0  # Å: coarser features count less, which other conformations and parts share
 _AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class SampleSource:
+    """Where a sample is read from.
+
+    Parameters
+    ----------
+    particles
+        Those of the sample.
+    images
+        Of them, normalised.
+    noise
+        S, larger by 1 + (20 Å · |k|)^-2: the envelope that solvent, masks, missing parts and other conformations shape
+        lies in few low frequencies of overwhelming signal.
+    grid
+        Of the crops.
+    are_bright
+        Particles are brighter than the background in the files.
+    """
+
+    particles: Particles
+    images: NormalizedImages
+    noise: NoisePower
+    grid: CropGrid
+    are_bright: bool
+
+    @property
+    def poses(self) -> Poses:
+        """Return those of the particles."""
+        assert self.particles.poses is not None
+        return self.particles.poses
 
 
 @dataclass(frozen=True)
@@ -52,43 +91,48 @@ class Sample:
         return len(self.rotations)
 
 
-def spaced_rows(count: int, most: int) -> np.ndarray:
-    """Return at most `most` of `count` rows, evenly spaced."""
-    return np.linspace(0, count - 1, min(count, most)).astype(np.int64)
-
-
 def coarse_grid(config: TrainConfig, inputs: Inputs) -> CropGrid:
-    """Return a grid of at least 3 Å pixels that holds the template."""
-    reach = float(np.linalg.norm(inputs.template.positions, axis=1).max())
-    diameter = config.diameter or 2 * (reach + config.margin)
+    """Return a grid of at least 3 Å pixels that holds the template where it is, and where it is centred."""
+    positions, particles = inputs.template.positions, inputs.particles
+    from_origin = float(np.linalg.norm(positions, axis=1).max())
+    from_center = float(np.linalg.norm(positions - positions.mean(axis=0), axis=1).max())
+    wanted = config.diameter or 2 * max(from_origin + config.margin, from_center + _AROUND)
+    diameter = min(wanted, particles.box * particles.pixel_size)
     pixel_size = max(config.crop_pixel, _PIXEL, diameter / _PIXELS_ACROSS)
-    return choose_grid(inputs.particles.box, inputs.particles.pixel_size, diameter, pixel_size)
+    return choose_grid(particles.box, particles.pixel_size, diameter, pixel_size)
 
 
-def read_sample(config: TrainConfig, inputs: Inputs, workers: Workers, most: int = IMAGES) -> Sample:
-    """Read evenly spaced images, normalised and weighted by their noise as for training; dead ones are left out."""
+def open_sample(config: TrainConfig, inputs: Inputs, workers: Workers, most: int = IMAGES) -> SampleSource:
+    """Choose evenly spaced images and measure their noise as for training; any number of them may be dead."""
     particles = inputs.particles[spaced_rows(len(inputs.particles), most)]
-    assert particles.poses is not None
-    stack, dead, grid = ImageStack(particles), DeadImages(len(particles)), coarse_grid(config, inputs)
-    sign = -1.0 if config.uninvert_data else 1.0
-    radius = config.background_radius or 0.4 * particles.box * particles.pixel_size
-    shifts = torch.from_numpy(particles.poses.shifts).float()
+    box, pixel_size, groups = particles.box, particles.pixel_size, particles.optics_group
+    images = NormalizedImages(particles, radius=config.background_radius, are_bright=config.uninvert_data, limit=1.0)
+    noise = white_noise(len(particles), box)
+    if config.noise == "radial":
+        noise = estimate_noise_power(images, groups, box, pixel_size, images.radius, workers=workers)
+    noise, grid = distrust_coarse(noise, pixel_size), coarse_grid(config, inputs)
+    return SampleSource(particles, images, noise, grid, config.uninvert_data)
+
+
+def distrust_coarse(noise: NoisePower, pixel_size: float) -> NoisePower:
+    """Return a noise power that is higher at coarse features, and leaves no weight to the mean."""
+    ring = np.arange(noise.spectra.shape[1])
+    factor = np.zeros(len(ring))
+    factor[1:] = 1 + (noise.box * pixel_size / (ring[1:] * _TRUSTED)) ** 2
+    return replace(noise, spectra=noise.spectra * factor)
+
+
+def read_sample(source: SampleSource, workers: Workers) -> Sample:
+    """Read the images, weighted by their noise; dead ones are left out."""
+    particles, grid = source.particles, source.grid
+    shifts = torch.from_numpy(source.poses.shifts).float()
     parameters = particles.optics.as_array()
     common = ctf(particles.optics[:1], grid.box, grid.pixel_size).float()
-    is_common = bool((parameters == parameters[:1]).all())
-
-    def read(rows: np.ndarray) -> Tensor:
-        return sign * stack.read_normalized(rows, radius, dead)
-
-    noise = white_noise(len(particles), particles.box)
-    if config.noise == "radial":
-        groups = particles.optics_group
-        noise = estimate_noise_power(read, groups, particles.box, particles.pixel_size, radius, workers=workers)
-    precision, group = noise.precision().float(), torch.from_numpy(noise.group_of_image)
-    is_common = is_common and len(precision) == 1
+    precision, group = source.noise.precision().float(), torch.from_numpy(source.noise.group_of_image)
+    is_common = bool((parameters == parameters[:1]).all()) and len(precision) == 1
 
     def compute(rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        images, of_rows = read(rows), torch.from_numpy(rows)
+        images, of_rows = source.images(rows), torch.from_numpy(rows)
         transfer = common if is_common else ctf(particles.optics[rows], grid.box, grid.pixel_size).float()
         own = precision if is_common else precision[group[of_rows]]
         each, moved = (transfer * own).expand(len(rows), -1, -1), shifts[of_rows]
@@ -99,9 +143,19 @@ def read_sample(config: TrainConfig, inputs: Inputs, workers: Workers, most: int
     parts = workers.map(compute, chunks)
     crops, kernels = torch.cat([part[0] for part in parts], dim=1), torch.cat([part[1] for part in parts])
     is_alive = crops[0].flatten(1).any(dim=1)
-    rotations = torch.from_numpy(particles.poses.rotations).float()
+    rotations = torch.from_numpy(source.poses.rotations).float()
     kernels = kernels[:1] if is_common else kernels[is_alive]
     return Sample(crops[:, is_alive], kernels, rotations[is_alive], grid)
+
+
+def sample_volume(source: SampleSource, rotations: str, workers: Workers) -> Volume:
+    """Return the likelihood of densities by the images in their poses, the rotations 'given' or 'transposed'."""
+    poses = source.poses
+    if rotations == "transposed":
+        poses = replace(poses, rotations=np.ascontiguousarray(np.swapaxes(poses.rotations, 1, 2)))
+    optics, noise = source.particles.optics, source.noise
+    volume = backproject(source.images, optics, poses, source.grid, noise=noise, workers=workers)
+    return volume.sharpened(_TRUSTED_DOCKING)
 
 
 class Match:
@@ -114,14 +168,13 @@ class Match:
         self._beads = BeadModel(ca_layout(template), template, width).requires_grad_(False)
 
     def __call__(
-        self, rotations: Float[Tensor, "images 3 3"], move: Float[Tensor, " 3"] | None = None
+        self, rotations: Float[Tensor, "images 3 3"]
     ) -> tuple[Float[Tensor, "2 images"], Float[Tensor, " images"]]:
-        """Return ⟨w, v⟩ for both signs of the shifts, and ⟨v, κ * v⟩, of the template moved by some Å and rotated."""
+        """Return ⟨w, v⟩ for both signs of the shifts, and ⟨v, κ * v⟩, of the template's views."""
         sample = self._sample
-        positions = self._positions if move is None else self._positions + move
 
         def compute(part: slice) -> Tensor:
-            views, crops = self._views(positions, rotations[part]), sample.crops[:, part]
+            views, crops = self._views(rotations[part]), sample.crops[:, part]
             return torch.cat([(views * crops).sum(dim=(-2, -1)), quadratic_form(views, self._kernels(part))[None]])
 
         found = self._over_images(compute)
@@ -133,14 +186,15 @@ class Match:
         """Return ⟨u, κ * u⟩ of the difference u between the template's views in two poses."""
 
         def compute(part: slice) -> Tensor:
-            views = (self._views(self._positions, some[part]) for some in (rotations, others))
+            views = (self._views(some[part]) for some in (rotations, others))
             return quadratic_form(next(views) - next(views), self._kernels(part))
 
         return self._over_images(compute)
 
-    def _views(self, positions: Tensor, rotations: Tensor) -> Tensor:
+    def _views(self, rotations: Tensor) -> Tensor:
         grid = self._sample.grid
-        return self._beads.render(positions.expand(len(rotations), -1, -1), rotations, grid.side, grid.coarse_pixel)
+        positions = self._positions.expand(len(rotations), -1, -1)
+        return self._beads.render(positions, rotations, grid.side, grid.coarse_pixel)
 
     def _kernels(self, part: slice) -> Tensor:
         return self._sample.kernels if len(self._sample.kernels) == 1 else self._sample.kernels[part]

@@ -25,7 +25,8 @@ from cryoatom.training.finite import NotFiniteError
 from cryoatom.training.fit import fit
 from cryoatom.training.image_fits import ImageFits
 from cryoatom.training.image_report import report_images
-from cryoatom.training.inputs import Inputs, choose_device, known_shifts, prepare_images, read_inputs, run_identity
+from cryoatom.training.images import prepare_images
+from cryoatom.training.inputs import Inputs, choose_device, known_shifts, read_inputs, run_identity
 from cryoatom.training.latents import own_latents, scattered_latents
 from cryoatom.training.model import ConformationModel
 from cryoatom.training.objective import Objective, Weights
@@ -140,6 +141,7 @@ def train(config: TrainConfig, *, command: list[str] | None = None, stage: Stage
     """
     folder = RunFolder(config.outdir)
     inputs = read_inputs(config)
+    folder.check_vacant(overwrite=config.overwrite or config.load is not None)
     identity = run_identity(config, inputs)
     checkpoint = find_checkpoint(config.load, folder, identity)
     if checkpoint is None:
