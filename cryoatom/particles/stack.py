@@ -24,7 +24,7 @@ _FEWEST_PIXELS = 32  # of a background: its standard deviation is then known to 
 
 @dataclass(frozen=True)
 class DeadImage:
-    """An image that cannot be used: its row and name in the particle file, and why."""
+    """An image that cannot be used: its row among those that are read, its name in the particle file, and why."""
 
     row: int
     name: str
@@ -66,14 +66,15 @@ class DeadImages:
         self._by_row[image.row] = image
         if len(self) > max(1, self._limit * self._total):
             raise ValueError(
-                f"more than {self._limit:.0%} of {self._total} images cannot be used: {self.describe()}; leave them "
-                "out (--ind); if they are masked, choose a smaller --background-radius, or extract them without a mask"
+                f"more than {self._limit:.0%} of {self._total} images cannot be used, among the first of them "
+                f"{self.describe()}; leave them out (--ind); if they are masked, choose a smaller --background-radius, "
+                "or extract them without a mask"
             )
 
     def describe(self, count: int = 0) -> str:
         """Name the first few, and say how many more there are; `count` of all, if more than have been read."""
         first = list(islice(self, _NAMED))
-        named = "; ".join(f"{image.name} (row {image.row}) {image.reason}" for image in first)
+        named = "; ".join(f"{image.name} {image.reason}" for image in first)
         more = max(count, len(self)) - len(first)
         return f"{named}; and {more} more" if more else named
 

@@ -124,6 +124,9 @@ def find_faults(config: TrainConfig, inputs: Inputs, workers: Workers) -> list[s
     if len(sample) < _FEWEST:
         _logger.warning("poses, frame, hand and contrast were not checked: %s", source.images.dead.describe())
         return found
+    if len(source.images.dead):
+        dead = source.images.dead
+        _logger.warning("%d of the images looked at cannot be used: %s", len(dead), dead.describe())
     evidence = weigh(sample, inputs.template, dock_sample(source, "given", inputs.template, workers), workers)
     if evidence.docked.contrast < 0:
         docked = evidence.docked
@@ -261,3 +264,4 @@ def _log_passed(evidence: Evidence) -> None:
         note = "" if better >= _LEAST else ": too few to tell the two apart"
         _logger.info("poses as given against %s: better by %.0f deviations%s", text, better, note)
     _logger.info("poses as given against permuted ones: better by %.0f deviations", evidence.over_permuted)
+    _logger.info("images, poses, hand, contrast and the template's frame agree")

@@ -103,7 +103,10 @@ def rehearse(config: TrainConfig) -> Estimate:
         As :func:`cryoatom.training.train.train`.
     """
     inputs = read_inputs(config)
-    find_checkpoint(config.load, RunFolder(config.outdir), run_identity(config, inputs))
+    folder = RunFolder(config.outdir)
+    find_checkpoint(config.load, folder, run_identity(config, inputs))
+    if config.load is None:
+        folder.check_vacant(overwrite=config.overwrite)
     check_inputs(config, inputs)
     check_space(config, inputs)
     return estimate_cost(config, inputs)
