@@ -16,8 +16,8 @@ STEPS = (
     ("Images of a protein on its way from closed to open, every one in an orientation of its own:",
      "simulate {d}/input/path.xtc --top {d}/input/path.pdb.gz -o {d}/data --superpose 1-29,60-121,160-214 "
      "--images-per-frame {per_frame} --box 128 --pixel-size 2 --defocus-spread 5000"),
-    ("One structure of it, the closed one, in the frame of the poses:",
-     "template {d}/input/1ake.cif.gz -o {d}/template.cif --chain A --onto {d}/data/truth/consensus.cif"),
+    ("One structure of it, the closed one, brought into the frame of the poses:",
+     "template {d}/input/1ake.cif.gz -o {d}/template.cif --chain A --fit {d}/data/particles.star"),
     ("Its peptide and hydrogen bonds (train would make this graph too):",
      "graph {d}/template.cif -o {d}/graph.npz"),
     ("One conformation for every image:",

@@ -43,8 +43,13 @@ class Hand:
             return "unknown"
         return "right" if self.right > self.wrong else "mirrored"
 
+    @property
+    def counts(self) -> str:
+        """What was counted, in words."""
+        return f"{self.evidence}: {self.right} right, {self.wrong} mirrored"
+
     def __str__(self) -> str:
-        return f"{self.hand} ({self.evidence}: {self.right} right, {self.wrong} mirrored)"
+        return f"{self.hand} ({self.counts})"
 
 
 def hand_of(template: Template) -> Hand:

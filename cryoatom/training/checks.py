@@ -115,7 +115,7 @@ def find_faults(config: TrainConfig, inputs: Inputs, workers: Workers) -> list[s
     """Return what is wrong, with what mends it: a sentence each, none if nothing is."""
     hand = hand_of(inputs.template)
     is_mirrored = hand.hand == "mirrored"
-    found = [findings.mirrored_template(str(hand))] if is_mirrored else []
+    found = [findings.mirrored_template(hand.counts)] if is_mirrored else []
     if len(inputs.particles) < _FEWEST:
         _logger.warning("%d images are too few to check poses, frame, hand and contrast", len(inputs.particles))
         return found

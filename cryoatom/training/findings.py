@@ -12,10 +12,10 @@ _OTHER_CONVENTION = (
 _FIT = "`cryoatom template --fit particles.star`"
 
 
-def mirrored_template(hand: str) -> str:
+def mirrored_template(counts: str) -> str:
     """Say that the template is the mirror image of a protein."""
     return (
-        f"wrong hand: the template is the mirror image of a protein ({hand}). Start from a template of the right hand; "
+        f"wrong hand: the template is the mirror image of a protein ({counts}). Start from a template of the right hand; "
         "if it fits the map as it is, that is mirrored too, and with it the poses: flip the map and refine again"
     )
 

@@ -28,7 +28,7 @@ def check_hand(template: Template) -> None:
         _logger.warning(
             "wrong hand: the template is the mirror image of a protein (%s). Images cannot tell the hand, so every "
             "conformation will be mirrored too; start from a template of the right hand",
-            hand,
+            hand.counts,
         )
 
 
