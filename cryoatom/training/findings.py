@@ -15,8 +15,8 @@ _FIT = "`cryoatom template --fit particles.star`"
 def mirrored_template(counts: str) -> str:
     """Say that the template is the mirror image of a protein."""
     return (
-        f"wrong hand: the template is the mirror image of a protein ({counts}). Start from a template of the right hand; "
-        "if it fits the map as it is, that is mirrored too, and with it the poses: flip the map and refine again"
+        f"wrong hand: the template is the mirror image of a protein ({counts}). Start from a template of the right "
+        "hand; if it fits the map as it is, that is mirrored too, and with it the poses: flip the map and refine again"
     )
 
 
