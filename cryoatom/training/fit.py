@@ -12,6 +12,7 @@ import torch
 
 from cryoatom.config import TrainConfig
 from cryoatom.imaging.likelihood import cross_and_power
+from cryoatom.particles.rows import spaced_rows
 from cryoatom.run_folder import RunFolder
 from cryoatom.training.checkpoint import History, Identity, load_checkpoint, save_checkpoint
 from cryoatom.training.expected import expected_plan
@@ -120,7 +121,7 @@ def start_scale(trainer: Trainer, rows: np.ndarray) -> None:
     Where images do not correlate with the template (:mod:`cryoatom.training.checks` stops there, unless forced) it is
     what noise alone would give, 1 / √Σ⟨v,κ*v⟩.
     """
-    sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), _SCALE_SAMPLE)).astype(np.int64)]
+    sample = rows[spaced_rows(len(rows), _SCALE_SAMPLE)]
     cross, power = template_match(trainer, sample)
     if cross < power**0.5:
         _logger.warning("the images do not show the template: the scale of its projections is a guess")

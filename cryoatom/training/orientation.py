@@ -21,6 +21,7 @@ from torch import Tensor
 
 from cryoatom.geometry import random_rotations
 from cryoatom.imaging.likelihood import profiled_nll
+from cryoatom.particles.rows import spaced_rows
 from cryoatom.training.latents import LatentTable, own_latents, scattered_latents
 from cryoatom.training.pose_search import Oriented, PoseSearch
 from cryoatom.training.search_plan import RANDOM_STREAM, SearchPlan
@@ -202,7 +203,7 @@ class Orientation:
         trainer = self._trainer
         if len(rows) < _FEWEST:
             return
-        some = np.linspace(0, len(rows) - 1, min(len(rows), _NEGATIVES)).astype(np.int64)
+        some = spaced_rows(len(rows), _NEGATIVES)
         negative = self._search(
             0, rows[some], trainer.model.template_positions[None], profiled_nll, sign=-1.0, is_wide=True
         ).costs

@@ -7,6 +7,7 @@ import logging
 import numpy as np
 
 from cryoatom.config import TrainConfig
+from cryoatom.particles.rows import spaced_rows
 from cryoatom.training.image_fits import ImageFits
 from cryoatom.training.mixture import Mixture, fit_mixture
 from cryoatom.training.search_plan import RANDOM_STREAM, search_plan
@@ -53,5 +54,5 @@ def image_mixture(trainer: Trainer, rows: np.ndarray, epoch: int) -> Mixture | N
     if not np.isfinite(cross).all():
         return None
     generator = np.random.default_rng([trainer.seed, RANDOM_STREAM + 3, epoch])
-    some = rows[np.linspace(0, len(rows) - 1, min(len(rows), CONTROLS)).astype(np.int64)]
+    some = rows[spaced_rows(len(rows), CONTROLS)]
     return fit_mixture(cross, power, trainer.compare(some, generator.permutation(some)))
