@@ -12,7 +12,6 @@ structure, and to that of all residues. Then the same with data of the wrong han
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import tempfile
 import time
 from dataclasses import replace
@@ -21,6 +20,7 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import torch
+from adk import data_folder
 
 from cryoatom.files.star import write_star_particles
 from cryoatom.geometry import random_rotations
@@ -144,14 +144,6 @@ def splat(positions: np.ndarray) -> np.ndarray:
         x, y, z = (floor + corner).T
         counts += np.bincount((z * BOX + y) * BOX + x, weight, BOX**3)
     return counts.reshape(BOX, BOX, BOX)
-
-
-def data_folder() -> Path:
-    """Return the folder of MDAnalysisTests' data, without importing MDAnalysis."""
-    found = importlib.util.find_spec("MDAnalysisTests")
-    if found is None or not found.submodule_search_locations:
-        raise SystemExit("this benchmark needs the package MDAnalysisTests: pip install MDAnalysisTests")
-    return Path(found.submodule_search_locations[0]) / "data"
 
 
 if __name__ == "__main__":

@@ -22,11 +22,13 @@ from cryoatom.imaging.matched import matched_crops
 from cryoatom.imaging.project import render_dense
 from cryoatom.particles.table import read_particles
 from cryoatom.poses.docking import (
+    _STEPS,
+    _TRUSTED,
     Docking,
     Placement,
     _tail,
     as_given,
-    climb_from,
+    climb,
     distinct,
     dock,
     rotation_count,
@@ -347,7 +349,9 @@ def test_scores_near_a_placement_are_those_of_the_docking(molecule):
     turn = exp_rotation(torch.tensor([0.1, 0.0, -0.1]))
     with Workers(1) as workers:
         best = dock(volume, beads, workers=workers).best
-    (near,) = climb_from(volume, beads, [replace(there, rotation=turn, translation=beads.origin + 2)])
+    start = replace(there, rotation=turn, translation=beads.origin + 2)
+    found = climb(PlacementScore(volume.sharpened(_TRUSTED), beads), [start], _STEPS)
+    near = Placement(*(part[0] for part in found[:2]), float(found[2]))
     assert near.score == pytest.approx(best.score, rel=1e-3)
     at = score_at(volume, beads, torch.stack([near.rotation, turn]), torch.stack([near.translation, beads.origin + 2]))
     assert float(at[0]) == pytest.approx(best.score, rel=1e-3) and at[1] < 0.9 * best.score

@@ -104,20 +104,6 @@ def dock(
     return Docking(right[0], rival, wrong[0].score, opposite[0].score, min(_tail(right), _tail(wrong)))
 
 
-def climb_from(volume: Volume, beads: RigidBeads, start: list[Placement]) -> list[Placement]:
-    """Move placements to the highest scores near them; quick, for a template that is nearly in place.
-
-    Parameters
-    ----------
-    volume, beads
-        As for :func:`dock`, whose scores these are.
-    start
-        Where to begin, see :func:`as_given`; the scores there are not used.
-    """
-    rotations, translations, scores = climb(PlacementScore(volume.sharpened(_TRUSTED), beads), start, _STEPS)
-    return [Placement(*found) for found in zip(rotations, translations, scores.tolist(), strict=True)]
-
-
 def score_at(
     volume: Volume,
     beads: RigidBeads,

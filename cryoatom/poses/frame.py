@@ -111,7 +111,7 @@ def _placed(
     """Move a template to its best placement, and judge that."""
     rotation = docking.best.rotation.double()
     translation = (docking.best.translation.double() - rotation @ beads.origin.double()).numpy()
-    moved = template.with_positions(template.atoms.positions @ rotation.numpy().T + translation)
+    moved = template.moved(rotation.numpy(), translation)
     fit = TemplateFit(moved, rotation.numpy(), translation, docking, unit)
     judge(fit, str(path), force=force)
     return fit

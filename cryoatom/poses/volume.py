@@ -183,7 +183,7 @@ def backproject(
         shifts = torch.from_numpy(poses.shifts[rows]).float()
         own = precision[group[torch.from_numpy(rows)]]
         crops = matched_crops(images, transfer * own, shifts, grid)
-        return _padded_spectra(crops, twice), kernel_spectra(transfer * own.sqrt(), grid)
+        return padded_spectra(crops, twice), kernel_spectra(transfer * own.sqrt(), grid)
 
     batches = [np.arange(start, min(start + _AT_ONCE, total)) for start in range(0, total, _AT_ONCE)]
     inserted = torch.zeros(twice**3, 3)
@@ -193,7 +193,7 @@ def backproject(
     return _from_planes(inserted, twice, grid.coarse_pixel)
 
 
-def _padded_spectra(crops: Float[Tensor, "batch side side"], twice: int) -> Complex[Tensor, "batch twice half"]:
+def padded_spectra(crops: Float[Tensor, "batch side side"], twice: int) -> Complex[Tensor, "batch twice half"]:
     """Return the spectra of crops, centred, in twice as large a box of zeros; the origin of phases is the centre."""
     side = crops.shape[-1]
     padded = torch.fft.rfft2(crops, s=(twice, twice))

@@ -74,6 +74,10 @@ class Template:
         atoms = replace(self.atoms, positions=np.asarray(positions, dtype=np.float64))
         return replace(self, atoms=atoms, positions=atoms.positions[self.atoms.names == "CA"])
 
+    def moved(self, rotation: np.ndarray, translation: np.ndarray) -> Self:
+        """Return the template after the motion x -> Q x + T, Å."""
+        return self.with_positions(self.atoms.positions @ rotation.T + translation)
+
 
 @dataclass(frozen=True)
 class TemplateReport:
@@ -212,7 +216,7 @@ def superpose_template(template: Template, onto: Template) -> Template:
     rotation, translation = kabsch(
         torch.from_numpy(template.positions[moving]), torch.from_numpy(onto.positions[fixed])
     )
-    return template.with_positions(template.atoms.positions @ rotation.numpy().T + translation.numpy())
+    return template.moved(rotation.numpy(), translation.numpy())
 
 
 def matched_deviation(first: Template, second: Template) -> tuple[int, float]:

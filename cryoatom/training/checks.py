@@ -147,7 +147,10 @@ def rotations_of(sample: Sample, reading: Reading) -> Float[Tensor, "images 3 3"
 def weigh(sample: Sample, template: Template, docked: DockedSample, workers: Workers) -> Evidence:
     """Measure all readings on a sample."""
     match, gained, signals = Match(sample, template, workers), {}, {}
-    docked_match = Match(sample, _placed(template, docked), workers) if docked.is_elsewhere else match
+    docked_match = match
+    if docked.is_elsewhere:
+        moved = template.moved(docked.rotation.double().numpy(), docked.translation.double().numpy())
+        docked_match = Match(sample, moved, workers)
     for rotation in ("given", "transposed"):
         own = docked_match if rotation == "given" else match
         cross, power = own(rotations_of(sample, Reading(rotation)))
@@ -159,11 +162,6 @@ def weigh(sample: Sample, template: Template, docked: DockedSample, workers: Wor
     own = docked_match if chosen.rotation == "given" else match
     over, expected = _compare_permuted(sample, own, chosen, docked.contrast, gained[chosen])
     return Evidence(docked, gained, chosen, signals[chosen], over, expected)
-
-
-def _placed(template: Template, docked: DockedSample) -> Template:
-    rotation, translation = docked.rotation.double().numpy(), docked.translation.double().numpy()
-    return template.with_positions(template.atoms.positions @ rotation.T + translation)
 
 
 def _choose(gained: dict[Reading, Tensor]) -> Reading:

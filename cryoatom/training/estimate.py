@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import resource
 import sys
 import tempfile
@@ -39,7 +38,6 @@ _DEAD = 0.5  # share of them that may be unusable: bad images may come in runs
 _SEARCHED = 8  # images, at first, whose poses are searched
 _NEGATIVES, _OWN_VIEWS = 500, 64  # images that searches look at besides, to tell whether there is something to find
 _TABLE_BYTES = 600  # of an image: poses, latents, their moments, optics, names
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

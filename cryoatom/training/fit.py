@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from cryoatom.config import TrainConfig
-from cryoatom.imaging.likelihood import cross_and_power
 from cryoatom.particles.rows import spaced_rows
 from cryoatom.run_folder import RunFolder
 from cryoatom.training.checkpoint import History, Identity, load_checkpoint, save_checkpoint
@@ -136,9 +135,7 @@ def template_match(trainer: Trainer, rows: np.ndarray) -> tuple[float, float]:
         for start in range(0, len(rows), trainer.chunk):
             batch = trainer.batch(rows[start : start + trainer.chunk])
             template = trainer.model.template_positions.expand(len(batch.rotations), -1, -1)
-            side, size = batch.crops.shape[-1], trainer.objective.pixel_size
-            projection = trainer.model.render(template, batch.rotations, batch.shifts, side, size)
-            chunk_cross, chunk_power = cross_and_power(projection, batch.crops, batch.kernels)
+            chunk_cross, chunk_power = trainer.objective.compare(trainer.model, template, batch)
             cross, power = cross + float(chunk_cross.sum()), power + float(chunk_power.sum())
     return cross, power
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from cryoatom.fourier import centered_rfft2
+from cryoatom.poses.volume import padded_spectra
 from cryoatom.training.sample import Sample
 
 _FINEST = 12.0  # Å: what a few hundred images can show
@@ -89,7 +89,7 @@ def _insertions(sample: Sample, rotations: Tensor, shift_sign: int) -> tuple[Ten
     kx, ky = kx[is_used], ky[is_used]
     points = torch.einsum("ncj,cp->npj", rotations[:, :2], torch.stack([kx, ky]).float())
     is_below = points[..., 2] < 0
-    spectra = _padded_spectra(sample.crops[0 if shift_sign > 0 else 1])[:, ky % side, kx]
+    spectra = padded_spectra(sample.crops[0 if shift_sign > 0 else 1], side)[:, ky % side, kx]
     values = torch.where(is_below, spectra.conj(), spectra)
     weights = sample.kernels[:, ky % side, kx].clamp_min(0).expand(len(sample), -1)
     place = torch.where(is_below[..., None], -points, points).round().long() + reach
@@ -97,13 +97,6 @@ def _insertions(sample: Sample, rotations: Tensor, shift_sign: int) -> tuple[Ten
     voxel = (place[..., 0] * width + place[..., 1]) * width + place[..., 2]
     radius = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).square().sum(dim=0).float().sqrt()
     return values, weights, voxel, radius.round().long().flatten()
-
-
-def _padded_spectra(crops: Float[Tensor, "images side side"]) -> Complex[Tensor, "images twice half"]:
-    side = crops.shape[-1]
-    before = side - side // 2  # the centre pixel, side // 2, becomes that of the padded crop, side
-    padded = torch.nn.functional.pad(crops, [before, side - before] * 2)
-    return centered_rfft2(padded)
 
 
 def _add_up(index: Tensor, values: Tensor, count: int) -> Tensor:

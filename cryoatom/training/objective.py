@@ -91,10 +91,16 @@ class Objective(nn.Module):
         """
         if self.without_poses is not None:
             return {"nll": self.without_poses(model, conformations, batch)}
+        cross, power = self.compare(model, conformations, batch)
+        return {"nll": self.nll(cross, power), "cross": cross.detach(), "power": power.detach()}
+
+    def compare(
+        self, model: ConformationModel, conformations: Float[Tensor, "batch residues 3"], batch: Batch
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+        """Return ⟨w, v⟩ and ⟨v, κ*v⟩ of each image, its conformation seen in its pose."""
         side = batch.crops.shape[-1]
         projection = model.render(conformations, batch.rotations, batch.shifts, side, self.pixel_size)
-        cross, power = cross_and_power(projection, batch.crops, batch.kernels)
-        return {"nll": self.nll(cross, power), "cross": cross.detach(), "power": power.detach()}
+        return cross_and_power(projection, batch.crops, batch.kernels)
 
     def forward(
         self, model: ConformationModel, latents: Float[Tensor, "batch latent"], batch: Batch

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryoatom.imaging.likelihood import cross_and_power
 from cryoatom.imaging.matched import MatchedSet
 from cryoatom.training.finite import check_gradients, check_terms
 from cryoatom.training.image_fits import ImageFits
@@ -221,12 +220,10 @@ class Trainer:
         @torch.no_grad()
         def compute(part: tuple[np.ndarray, np.ndarray]) -> Tensor:
             rows, pose_rows = part
-            batch = self.batch(rows)
             rotations, shifts = (part.to(self.device) for part in self.poses.read(torch.from_numpy(pose_rows)))
+            batch = replace(self.batch(rows), rotations=rotations, shifts=shifts)
             conformations = self.model.decode(self.latents.read(torch.from_numpy(rows)).to(self.device))
-            side, size = batch.crops.shape[-1], self.objective.pixel_size
-            projection = self.model.render(conformations, rotations, shifts, side, size)
-            return torch.stack(cross_and_power(projection, batch.crops, batch.kernels)).cpu()
+            return torch.stack(self.objective.compare(self.model, conformations, batch)).cpu()
 
         parts = zip(self._chunks(rows), self._chunks(pose_rows), strict=True)
         cross, power = torch.cat(self.workers.map(compute, list(parts)), dim=1).double().numpy()
