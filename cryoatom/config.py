@@ -302,6 +302,10 @@ class TrainConfig(Settings):
     r2_tolerance: float = setting(1e-3, "Pairs of R2 with less weight than this are left out.", ge=0, lt=1)
     z_prior: float = setting(0.0, "Precision of the latents' Gaussian prior, nats.", ge=0)
     held_out: float = setting(0.02, "Fraction of images held out to watch for overfitting.", ge=0, le=0.5)
+    train_on: Literal["all", "odd", "even"] = setting(
+        "all",
+        "Images that train the decoder: all, or every other one; all get latents (`analyze --half-sets` uses it).",
+    )
     patience: int = setting(
         8, "Let the rates fall and end after so many epochs without gain on held-out images; 0: never.", ge=0
     )
@@ -318,6 +322,7 @@ class TrainConfig(Settings):
     overwrite: bool = setting(False, "Replace the run that is in the folder.")
     checkpoint: PositiveInt = setting(1, "Save every so many epochs.")
     dcd: bool = setting(True, "Also write the conformations as conformations.dcd.")
+    analysis: bool = setting(True, "Analyse the run at its end, as `cryoatom analyze` does.")
     pdb: Literal["none", "all"] | PositiveInt | Path = setting(
         "none", "Also write single PDB files: none, all, the first N, or a file of rows.", union_mode="left_to_right"
     )

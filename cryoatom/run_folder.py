@@ -80,6 +80,15 @@ class RunFolder:
         """Folder of `cryoatom eval`."""
         return self.path / "eval"
 
+    def analysis(self, epoch: int | None = None) -> Path:
+        """Folder of `cryoatom analyze`, of an epoch or of the end."""
+        return self.path / ("analyze" if epoch is None else f"analyze.{epoch}")
+
+    @property
+    def halves(self) -> tuple[Path, Path]:
+        """Run folders of decoders that saw one half of the images each (`cryoatom analyze --half-sets`)."""
+        return self.path / "half1", self.path / "half2"
+
     def weights(self, epoch: int | None = None) -> Path:
         """Checkpoint after an epoch, or the final one."""
         return self.path / _numbered("weights", epoch, "pt")
@@ -133,7 +142,8 @@ class RunFolder:
         numbered = [*self.path.glob("weights*.pt"), *self.path.glob("z*.npy")]
         tables = [self.poses, self.pose_report, self.image_report, self.good_rows, self.metrics]
         structures = [self.conformations, self.trajectory, self.topology, self.pdb, self.evaluation]
-        return [path for path in (*numbered, *tables, *structures) if path.exists()]
+        later = [*self.path.glob("analyze*"), *self.halves]
+        return [path for path in (*numbered, *tables, *structures, *later) if path.exists()]
 
     def check_vacant(self, *, overwrite: bool) -> None:
         """Ask now, before time is spent, whether a run may write here later; nothing is left behind.

@@ -1,31 +1,33 @@
-"""The plots of an evaluation. Colours are those of Okabe and Ito, told apart by all common kinds of colour vision."""
+"""The plots of an evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import LogLocator
 
-from cryoatom.results.evaluation import WITHIN_DEG, EvaluationResult, ResidueErrors
+from cryoatom.plotting import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    STYLE,
+    VERMILION,
+    figure,
+    legend_above,
+    line,
+    residue_axis,
+    whole_numbers,
+)
+from cryoatom.results.evaluation import WITHIN_DEG, EvaluationResult
 
-BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999"
-STYLE: dict[Any, Any] = {
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "legend.fontsize": 10,
-}
 BINS = 80
 PAIRING_BINS = 150
-FEW_POINTS = 30
 LEAST_ANGLE_DEG = 0.1
 
 
@@ -44,32 +46,32 @@ def plot_histogram(result: EvaluationResult) -> Figure:
     before = np.repeat(frames.rmsd_template, frames.images)
     static = float(np.repeat(frames.rmsd_static, frames.images).mean())
     with rc_context(STYLE):
-        figure, axes = _figure()
+        drawn, axes = figure()
         bins = np.linspace(0, 1.02 * max(before.max(), after.max()), BINS + 1).tolist()
         for values, colour, name in ((before, GREY, "template"), (after, BLUE, "prediction")):
             axes.hist(values, bins=bins, color=colour, alpha=0.75, label=f"{name}, mean {values.mean():.2f} Å")
             axes.axvline(float(values.mean()), color=colour, linewidth=2)
         axes.axvline(static, color=VERMILION, linestyle="--", label=f"best static structure, mean {static:.2f} Å")
         axes.set(xlabel=label, ylabel="images", xlim=(0, None))
-        _whole_numbers(axes.yaxis)
-        _legend_above(axes)
-    return figure
+        whole_numbers(axes.yaxis)
+        legend_above(axes)
+    return drawn
 
 
 def plot_residues(result: EvaluationResult) -> Figure:
     """Draw the deviation of each residue: template, best static structure, prediction and its bias."""
     residues = result.residues
     with rc_context(STYLE):
-        figure, axes = _figure(width=9)
-        place = _residue_axis(axes, residues)
-        _line(axes, place, residues.template, label="template", color=GREY)
-        _line(axes, place, residues.static, label="best static structure", color=ORANGE, linestyle="--")
+        drawn, axes = figure(width=9)
+        place = residue_axis(axes, residues.chain, residues.number)
+        line(axes, place, residues.template, label="template", color=GREY)
+        line(axes, place, residues.static, label="best static structure", color=ORANGE, linestyle="--")
         if residues.deviation is not None and residues.bias is not None:
-            _line(axes, place, residues.deviation, label="prediction", color=BLUE, linewidth=2)
-            _line(axes, place, residues.bias, label="bias of the prediction", color=VERMILION)
+            line(axes, place, residues.deviation, label="prediction", color=BLUE, linewidth=2)
+            line(axes, place, residues.bias, label="bias of the prediction", color=VERMILION)
         axes.set(ylabel="C-alpha deviation, r.m.s. (Å)", ylim=(0, None))
-        _legend_above(axes, columns=4)
-    return figure
+        legend_above(axes, columns=4)
+    return drawn
 
 
 def plot_frames(result: EvaluationResult) -> Figure | None:
@@ -79,20 +81,20 @@ def plot_frames(result: EvaluationResult) -> Figure | None:
         return None
     index = np.flatnonzero(frames.images)
     with rc_context(STYLE):
-        figure = Figure(figsize=(7, 6), layout="constrained")
-        upper, lower = figure.subplots(2, sharex=True)
-        _line(upper, index, frames.rmsd_template[index], label="template", color=GREY)
-        _line(upper, index, frames.rmsd_static[index], label="best static structure", color=ORANGE, linestyle="--")
-        _line(upper, index, frames.rmsd[index], label="prediction", color=BLUE, linewidth=2)
+        drawn = Figure(figsize=(7, 6), layout="constrained")
+        upper, lower = drawn.subplots(2, sharex=True)
+        line(upper, index, frames.rmsd_template[index], label="template", color=GREY)
+        line(upper, index, frames.rmsd_static[index], label="best static structure", color=ORANGE, linestyle="--")
+        line(upper, index, frames.rmsd[index], label="prediction", color=BLUE, linewidth=2)
         upper.set(ylabel="mean RMSD (Å)", ylim=(0, None))
-        _line(lower, index, frames.bias[index], label="bias", color=VERMILION, linewidth=2)
-        _line(lower, index, frames.scatter[index], label="scatter", color=GREEN, linewidth=2)
+        line(lower, index, frames.bias[index], label="bias", color=VERMILION, linewidth=2)
+        line(lower, index, frames.scatter[index], label="scatter", color=GREEN, linewidth=2)
         lower.set(xlabel="true frame", ylabel="bias and scatter (Å)", ylim=(0, None))
-        _whole_numbers(lower.xaxis)
+        whole_numbers(lower.xaxis)
         for axes in (upper, lower):
             axes.margins(x=0.01)
-            _legend_above(axes, columns=3)
-    return figure
+            legend_above(axes, columns=3)
+    return drawn
 
 
 def plot_pairing(result: EvaluationResult) -> Figure | None:
@@ -102,13 +104,13 @@ def plot_pairing(result: EvaluationResult) -> Figure | None:
         return None
     with rc_context(STYLE):
         if images.frame is None:
-            figure, right = _figure()
+            drawn, right = figure()
         else:
-            figure = Figure(figsize=(11, 4.6), layout="constrained")
-            left, right = figure.subplots(1, 2)
-            _draw_pairs(figure, left, images.frame, images.paired_frame, len(result.frames.images))
+            drawn = Figure(figsize=(11, 4.6), layout="constrained")
+            left, right = drawn.subplots(1, 2)
+            _draw_pairs(drawn, left, images.frame, images.paired_frame, len(result.frames.images))
         _draw_paired_rmsds(right, images.paired_frame, images.rmsd_paired, result.emd_rmsd)
-    return figure
+    return drawn
 
 
 def plot_poses(result: EvaluationResult) -> Figure | None:
@@ -119,16 +121,16 @@ def plot_poses(result: EvaluationResult) -> Figure | None:
     angles = np.maximum(angles, LEAST_ANGLE_DEG)  # smaller ones stand in the first bin
     median, share = float(np.median(angles)), float((angles <= WITHIN_DEG).mean())
     with rc_context(STYLE):
-        figure, axes = _figure()
+        drawn, axes = figure()
         axes.hist(angles, bins=np.geomspace(LEAST_ANGLE_DEG, 180.0, BINS + 1).tolist(), color=BLUE, alpha=0.75)
         axes.axvline(median, color=BLUE, linewidth=2, label=f"median {median:.2g}°")
         within = f"{100 * share:.1f}% of the images within {WITHIN_DEG:g}°"
         axes.axvline(WITHIN_DEG, color=VERMILION, linestyle="--", label=within)
         axes.set(xlabel="pose error (°)", ylabel="images", xscale="log", xlim=(LEAST_ANGLE_DEG, 180))
         axes.xaxis.set_major_formatter("{x:g}")
-        _whole_numbers(axes.yaxis)
-        _legend_above(axes)
-    return figure
+        whole_numbers(axes.yaxis)
+        legend_above(axes)
+    return drawn
 
 
 PLOTS: dict[str, Callable[[EvaluationResult], Figure | None]] = {
@@ -140,18 +142,18 @@ PLOTS: dict[str, Callable[[EvaluationResult], Figure | None]] = {
 }
 
 
-def _draw_pairs(figure: Figure, axes: Axes, true: np.ndarray, paired: np.ndarray, frames: int) -> None:
+def _draw_pairs(drawn: Figure, axes: Axes, true: np.ndarray, paired: np.ndarray, frames: int) -> None:
     step = -(-frames // PAIRING_BINS)  # whole frames in each bin, or some bins would look fuller than others
     edges = np.arange(0, frames + step, step) - 0.5
     counts = np.histogram2d(paired, true, bins=[edges, edges])[0]
     norm = LogNorm(1, max(2, counts.max()))
     mesh = axes.pcolormesh(edges, edges, np.ma.masked_equal(counts, 0), norm=norm, cmap="viridis")
-    bar = figure.colorbar(mesh, ax=axes, label="images", ticks=LogLocator(subs=(1, 2, 5)), format="{x:g}")
+    bar = drawn.colorbar(mesh, ax=axes, label="images", ticks=LogLocator(subs=(1, 2, 5)), format="{x:g}")
     bar.minorticks_off()
     axes.plot([0, frames - 1], [0, frames - 1], color=VERMILION, linestyle="--", label="paired with the true frame")
     axes.set(xlabel="true frame", ylabel="paired frame", aspect="equal")
-    _whole_numbers(axes.xaxis, axes.yaxis)
-    _legend_above(axes)
+    whole_numbers(axes.xaxis, axes.yaxis)
+    legend_above(axes)
 
 
 def _draw_paired_rmsds(axes: Axes, paired: np.ndarray, rmsds: np.ndarray, mean: float) -> None:
@@ -164,40 +166,5 @@ def _draw_paired_rmsds(axes: Axes, paired: np.ndarray, rmsds: np.ndarray, mean: 
     axes.axhline(mean, color=VERMILION, linestyle="--", label=f"EMD-RMSD {mean:.2f} Å")
     axes.set(xlabel="paired frame", ylabel="RMSD of the pairs (Å)", ylim=(0, None))
     axes.margins(x=0.01)
-    _whole_numbers(axes.xaxis)
-    _legend_above(axes)
-
-
-def _residue_axis(axes: Axes, residues: ResidueErrors) -> np.ndarray:
-    """Label the horizontal axis and return the place of each residue: its number, or its index with several chains."""
-    starts = np.flatnonzero(np.concatenate([[True], residues.chain[1:] != residues.chain[:-1]]))
-    if len(starts) == 1 and (np.diff(residues.number) > 0).all():
-        axes.set(xlabel="residue", xlim=(residues.number[0], residues.number[-1]))
-        return residues.number
-    stops = np.concatenate([starts[1:], [len(residues.number)]])
-    axes.set(xlabel="residues by chain", xlim=(0, len(residues.number) - 1))
-    axes.set_xticks((starts + stops - 1) / 2, [f"{residues.chain[start]}" for start in starts])
-    axes.tick_params(axis="x", length=0)
-    for start in starts[1:]:
-        axes.axvline(start - 0.5, color=GREY, linewidth=0.8)
-    return np.arange(len(residues.number))
-
-
-def _figure(width: float = 7.0) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, 4.6), layout="constrained")
-    return figure, figure.subplots()
-
-
-def _line(axes: Axes, place: np.ndarray, values: np.ndarray, **style: Any) -> None:
-    marker = "o" if len(place) <= FEW_POINTS else ""
-    axes.plot(place, values, marker=marker, markersize=4, **{"linewidth": 1.5, **style})
-
-
-def _whole_numbers(*axes: Axis) -> None:
-    for axis in axes:
-        axis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _legend_above(axes: Axes, *, columns: int = 2) -> None:
-    """Put the legend over the axes, where it covers no data."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.3)
+    whole_numbers(axes.xaxis)
+    legend_above(axes)

@@ -53,7 +53,7 @@ def save_checkpoint(path: Path, trainer: Trainer, history: History, identity: Id
 
 def load_checkpoint(path: Path, trainer: Trainer) -> History:
     """Restore a fit from a checkpoint that :func:`find_checkpoint` has found fitting, and return its history."""
-    state = _read(path)
+    state = read_checkpoint(path)
     trainer.model.load_state_dict(state["model"])
     settings = [{k: v for k, v in group.items() if k != "params"} for group in trainer.optimizer.param_groups]
     trainer.optimizer.load_state_dict(state["optimizer"])
@@ -65,7 +65,8 @@ def load_checkpoint(path: Path, trainer: Trainer) -> History:
     return state["history"]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint's tensors by name; a ValueError where the file is none, or damaged."""
     content = io.BytesIO(path.read_bytes())
     try:
         damaged = zipfile.ZipFile(content).testzip()  # by its checksums; torch does not look at them
@@ -111,7 +112,7 @@ def find_checkpoint(load: str | Path | None, folder: RunFolder, identity: Identi
 def _named(path: Path) -> tuple[Path, Identity]:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path}")
-    return path, _read(path)["identity"]
+    return path, read_checkpoint(path)["identity"]
 
 
 def _latest_whole(paths: list[Path]) -> tuple[Path, Identity]:
@@ -119,7 +120,7 @@ def _latest_whole(paths: list[Path]) -> tuple[Path, Identity]:
     errors: list[ValueError] = []
     for path in paths:
         try:
-            identity = _read(path)["identity"]
+            identity = read_checkpoint(path)["identity"]
         except ValueError as error:
             errors.append(error)
             continue

@@ -44,7 +44,7 @@ def fit(
         What has searched the poses, where they were not known.
     """
     is_alive = ~trainer.data.is_dead
-    training, held_out = (rows[is_alive[rows]] for rows in split_rows(len(is_alive), config.held_out, config.seed))
+    training, held_out = (rows[is_alive[rows]] for rows in training_rows(config, len(is_alive)))
     plan = search_plan(config)
     orientation = None if plan is None else Orientation(trainer, plan, training)
     history: History = [] if checkpoint is None else load_checkpoint(checkpoint, trainer)
@@ -105,6 +105,14 @@ def run_epoch(
             epoch, own, lambda count, before=before: advance(int(share * (before + count))), visit
         )
     return terms
+
+
+def training_rows(config: TrainConfig, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (rows that train the decoder, held-out rows); with --train-on odd or even only half of the former."""
+    training, held_out = split_rows(count, config.held_out, config.seed)
+    if config.train_on != "all":
+        training = training[training % 2 == ("even", "odd").index(config.train_on)]
+    return training, held_out
 
 
 def split_rows(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

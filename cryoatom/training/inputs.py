@@ -113,10 +113,15 @@ def known_shifts(config: TrainConfig, particles: Particles) -> np.ndarray:
 
 def crop_grid(config: TrainConfig, inputs: Inputs) -> CropGrid:
     """Return the grid that holds the template, room to move, and the tails of its beads."""
-    reach = float(np.linalg.norm(inputs.template.positions, axis=1).max())
+    return template_grid(config, inputs.template, inputs.particles.box, inputs.particles.pixel_size)
+
+
+def template_grid(config: TrainConfig, template: Template, box: int, pixel_size: float) -> CropGrid:
+    """Return the same from what it depends on: the template, the box in pixels and their size in Å."""
+    reach = float(np.linalg.norm(template.positions, axis=1).max())
     wander = 0.0 if search_plan(config) is None else config.max_shift
     diameter = config.diameter or 2 * (reach + config.margin + wander)
-    return choose_grid(inputs.particles.box, inputs.particles.pixel_size, diameter, config.crop_pixel)
+    return choose_grid(box, pixel_size, diameter, config.crop_pixel)
 
 
 def run_identity(config: TrainConfig, inputs: Inputs) -> dict[str, str]:
@@ -138,8 +143,8 @@ def run_identity(config: TrainConfig, inputs: Inputs) -> dict[str, str]:
         "template": _digest(template.positions, template.chain_position, layout.offsets, layout.electrons),
         "graph": _digest(inputs.graph.edges),
         "--decoder, --beads, --zdim, --likelihood": model,
-        "format": "3",
-        "--seed, --held-out": f"{config.seed} {config.held_out}",
+        "format": "4",
+        "--seed, --held-out, --train-on": f"{config.seed} {config.held_out} {config.train_on}",
     }
 
 

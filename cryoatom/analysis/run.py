@@ -1,0 +1,197 @@
+"""A finished run, opened again: latents, conformations, poses, and its decoder."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cryoatom.config import TrainConfig
+from cryoatom.files.npy import read_npy
+from cryoatom.files.star import open_star
+from cryoatom.imaging.grid import CropGrid
+from cryoatom.records import Poses
+from cryoatom.run_folder import RunFolder
+from cryoatom.structure.graph import ProteinGraph, read_graph
+from cryoatom.structure.template import Template, read_template
+from cryoatom.training.checkpoint import load_checkpoint, read_checkpoint
+from cryoatom.training.images import prepare_images
+from cryoatom.training.inputs import Inputs, read_inputs, template_grid
+from cryoatom.training.model import ConformationModel
+from cryoatom.training.stage import Stage, silent
+from cryoatom.training.train import build_model, build_trainer
+from cryoatom.training.trainer import Trainer
+from cryoatom.workers import Workers
+
+_LATENTS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that `cryoatom train` has finished, or one of its epochs.
+
+    What it holds is read when it is asked for; arrays of all images are mapped into memory.
+
+    Parameters
+    ----------
+    folder
+        Where it is.
+    epoch
+        Which epoch; None for the final state.
+
+    Examples
+    --------
+    >>> run = cryoatom.load("run/")  # doctest: +SKIP
+    >>> run.conformations[12]  # of the particle file's row 12, Å  # doctest: +SKIP
+    >>> run.decode(run.latents[:5].mean(axis=0))  # doctest: +SKIP
+    """
+
+    folder: RunFolder
+    epoch: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    @cached_property
+    def config(self) -> TrainConfig:
+        """The settings that it was trained with."""
+        return TrainConfig.merge({"load": None, "overwrite": False}, self.folder.config)
+
+    @cached_property
+    def template(self) -> Template:
+        """The template as it was used."""
+        return read_template(self.folder.template)[0]
+
+    @cached_property
+    def graph(self) -> ProteinGraph:
+        """The protein graph as it was used."""
+        return read_graph(self.folder.graph)
+
+    @cached_property
+    def latents(self) -> np.ndarray:
+        """Float32 (images, latent), in the order of the particle file."""
+        return read_npy(self.folder.latents(self.epoch))
+
+    @cached_property
+    def conformations(self) -> np.ndarray:
+        """Float32 (images, residues, 3), C-alphas, Å, in the frame of the template and the order of the particle file.
+
+        Those of the final state are mapped into memory, those of an epoch decoded.
+        """
+        if self.epoch is None:
+            return np.load(self.folder.conformations, mmap_mode="r", allow_pickle=False)
+        return self.decode(self.latents)
+
+    @cached_property
+    def poses(self) -> Poses:
+        """R and t of each image, of the final state; shifts in Å."""
+        star = open_star(self.folder.poses)
+        poses = star.poses(self.pixel_size, self.box)
+        assert poses is not None
+        return poses
+
+    @property
+    def image_names(self) -> np.ndarray:
+        """(images,) str, as in the particle file."""
+        return open_star(self.folder.poses).names
+
+    @cached_property
+    def images(self) -> dict[str, np.ndarray]:
+        """The columns of images.csv: numbers as float64, names as str."""
+        with self.folder.image_report.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))
+        columns = dict(zip(rows[0], np.array(rows[1:]).T, strict=True))
+        return {name: values if name in ("name", "uid") else values.astype(float) for name, values in columns.items()}
+
+    @cached_property
+    def box(self) -> int:
+        """Pixels of an image's side."""
+        return round(float(open_star(self.folder.poses).table.numbers("rlnImageSize")[0]))
+
+    @cached_property
+    def pixel_size(self) -> float:
+        """Å."""
+        size = open_star(self.folder.poses).pixel_size(0)
+        assert size is not None
+        return size
+
+    @cached_property
+    def grid(self) -> CropGrid:
+        """The crops that it was trained on."""
+        return template_grid(self.config, self.template, self.box, self.pixel_size)
+
+    @cached_property
+    def model(self) -> ConformationModel:
+        """Decoder, beads and template, on the CPU."""
+        model = build_model(self.config, self.template, self.graph, self.grid.coarse_pixel)
+        model.load_state_dict(read_checkpoint(self.folder.weights(self.epoch))["model"])
+        return model.eval().requires_grad_(False)
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Return the conformations of latents: (latent,) gives (residues, 3), (n, latent) gives (n, residues, 3).
+
+        Float32, Å, in the frame of the template.
+        """
+        rows = torch.from_numpy(np.atleast_2d(np.asarray(latents, dtype=np.float32)))
+        with torch.no_grad():
+            decoded = torch.cat([self.model.decode(part) for part in rows.split(_LATENTS_AT_ONCE)]).numpy()
+        return decoded[0] if np.ndim(latents) == 1 else decoded
+
+    def inputs(self, datadir: Path | None = None) -> Inputs:
+        """Read particles, template and graph as the training did; `datadir` has the stacks where they have moved."""
+        changes: dict[str, object] = {} if datadir is None else {"datadir": datadir}
+        if not self.config.template.is_file():  # then the copy, rounded to 1e-4 Å
+            changes["template"] = self.folder.template
+        if self.config.graph is None or not self.config.graph.is_file():
+            changes["graph"] = self.folder.graph
+        return read_inputs(self.config.model_copy(update=changes))
+
+    @contextmanager
+    def trainer(
+        self, workers: Workers, *, datadir: Path | None = None, device: str = "cpu", stage: Stage = silent
+    ) -> Iterator[Trainer]:
+        """Yield the fit as it ended (or as it was after the epoch), with its images.
+
+        Images in matched form are prepared again where they have been deleted.
+
+        Raises
+        ------
+        FileNotFoundError
+            When the particle file or its stacks are no longer where they were.
+        """
+        config, inputs = self.config.model_copy(update={"device": device}), self.inputs(datadir)
+        data = prepare_images(config, inputs, self.folder, workers, stage)
+        trainer = build_trainer(config, inputs, data, workers)
+        load_checkpoint(self.folder.weights(self.epoch), trainer)
+        trainer.model.requires_grad_(False)
+        yield trainer
+
+
+def load(path: str | Path, epoch: int | None = None) -> Run:
+    """Open a run folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such folder, or the run has not ended (or saved that epoch).
+    """
+    folder = RunFolder(Path(path))
+    if not folder.path.is_dir():
+        raise FileNotFoundError(f"no run folder {folder.path}")
+    if not folder.config.is_file():
+        raise FileNotFoundError(f"{folder.path} is no run folder of `cryoatom train`: it has no {folder.config.name}")
+    needed = [folder.weights(epoch), folder.latents(epoch)]
+    if epoch is None:
+        needed.append(folder.conformations)
+    missing = [file for file in needed if not file.is_file()]
+    if missing:
+        epochs = [file.name.split(".")[1] for file in folder.checkpoints()]
+        saved = f"; saved epochs: {', '.join(sorted(epochs, key=int))}" if epochs else ""
+        raise FileNotFoundError(f"{missing[0]} does not exist: has the training ended? See {folder.log}{saved}")
+    return Run(folder, epoch)

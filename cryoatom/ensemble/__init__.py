@@ -1,0 +1,1 @@
+"""Conformations as an ensemble: motions, clusters, paths, domains, collective variables. Arrays in, arrays out."""
