@@ -322,6 +322,7 @@ class TrainConfig(Settings):
     overwrite: bool = setting(False, "Replace the run that is in the folder.")
     checkpoint: PositiveInt = setting(1, "Save every so many epochs.")
     dcd: bool = setting(True, "Also write the conformations as conformations.dcd.")
+    uncertainty: bool = setting(True, "Measure how well each image's conformation is known (uncertainty.npy).")
     analysis: bool = setting(True, "Analyse the run at its end, as `cryoatom analyze` does.")
     pdb: Literal["none", "all"] | PositiveInt | Path = setting(
         "none", "Also write single PDB files: none, all, the first N, or a file of rows.", union_mode="left_to_right"

@@ -108,6 +108,16 @@ class RunFolder:
         return self.path / "poses.csv"
 
     @property
+    def uncertainty(self) -> Path:
+        """Standard deviation of each residue of each image's conformation, float16 (images, residues), Å."""
+        return self.path / "uncertainty.npy"
+
+    @property
+    def latent_covariance(self) -> Path:
+        """Posterior covariance of each image's latent, float32 (images, latent, latent)."""
+        return self.path / "z_covariance.npy"
+
+    @property
     def lock(self) -> Path:
         """There while a run writes; who it is."""
         return self.path / ".lock"
@@ -141,7 +151,7 @@ class RunFolder:
         """Return the files and folders of a run that are there, but for images in matched form, settings and log."""
         numbered = [*self.path.glob("weights*.pt"), *self.path.glob("z*.npy")]
         tables = [self.poses, self.pose_report, self.image_report, self.good_rows, self.metrics]
-        structures = [self.conformations, self.trajectory, self.topology, self.pdb, self.evaluation]
+        structures = [self.uncertainty, self.conformations, self.trajectory, self.topology, self.pdb, self.evaluation]
         later = [*self.path.glob("analyze*"), *self.halves]
         return [path for path in (*numbered, *tables, *structures, *later) if path.exists()]
 

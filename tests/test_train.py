@@ -25,8 +25,9 @@ from cryoatom.run_folder import RunFolder
 from cryoatom.structure.graph import build_graph, read_graph, write_graph
 from cryoatom.structure.template import read_template, template_from_atoms, write_template
 from cryoatom.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
-from cryoatom.training.fit import fit, has_stalled, shortened, split_rows, start_scale
+from cryoatom.training.fit import fit, has_stalled, shortened, split_rows, start_scale, training_rows
 from cryoatom.training.inputs import choose_device, read_inputs, run_identity
+from cryoatom.training.latents import scattered_latents
 from cryoatom.training.outputs import chosen_rows
 from cryoatom.training.stage import silent
 from cryoatom.training.train import build_model, train
@@ -58,7 +59,7 @@ def files(path) -> set[str]:
 def test_the_run_folder_has_the_documented_files_and_no_other(run):
     numbered = {f"{stem}.{epoch}.{suffix}" for epoch in (1, 2, 3) for stem, suffix in (("weights", "pt"), ("z", "npy"))}
     final = {"config.yaml", "metrics.csv", "template.cif", "graph.npz", "weights.pt", "z.npy", "poses.star"}
-    final |= {"images.csv", "good.npy"}
+    final |= {"images.csv", "good.npy", "uncertainty.npy", "z_covariance.npy"}
     assert files(run.path) == numbered | final | {"conformations.npy", "conformations.dcd", "topology.cif", "pdb"}
     assert files(run.pdb) == {"000001.pdb", "000002.pdb"}
 
@@ -154,6 +155,20 @@ def test_every_choice_runs_and_learns(folder, tmp_path, changes):
     assert ("held_out_nll" in rows[0]) == (changes.get("held_out", 0.1) > 0)
 
 
+def test_half_of_the_images_can_train_the_decoder_and_all_get_latents(folder, tmp_path):
+    odd, even = (training_rows(settings(folder, train_on=half), COUNT) for half in ("odd", "even"))
+    both = training_rows(settings(folder), COUNT)
+    assert (odd[0] % 2 == 1).all() and (even[0] % 2 == 0).all()
+    assert sorted([*odd[0], *even[0]]) == sorted(both[0])
+    np.testing.assert_array_equal(odd[1], both[1])
+    half = train(settings(folder, tmp_path / "half", train_on="odd", dcd=False, num_epochs=1))
+    start = scattered_latents(COUNT, 8, 0.1, torch.Generator().manual_seed(0)).numpy()
+    after_epoch, final = np.load(half.latents(1)), np.load(half.latents())
+    untouched = np.setdiff1d(even[0], odd[1])
+    np.testing.assert_array_equal(after_epoch[untouched], start[untouched])
+    assert (final != start).any(axis=1).all()
+
+
 def test_progress_is_reported_by_stages(folder, tmp_path):
     stages: dict[str, list[int]] = {}
 
@@ -167,6 +182,7 @@ def test_progress_is_reported_by_stages(folder, tmp_path):
         "Preparing images": COUNT,
         "Training": 3 * (COUNT - held_out),
         "Refining latents": COUNT,
+        "Measuring uncertainty": COUNT,
         "Writing conformations": COUNT,
     }
     for total, *counts in stages.values():
@@ -270,10 +286,10 @@ def test_a_checkpoint_of_another_data_set_is_refused_before_images_are_read(run,
         ({"zdim": 5}, "--decoder, --beads, --zdim, --likelihood"),
         ({"likelihood": "profiled"}, "--decoder, --beads, --zdim, --likelihood"),
         ({"beads": "two"}, "template; --decoder, --beads, --zdim, --likelihood"),
-        ({"seed": 1}, "--seed, --held-out"),
-        ({"held_out": 0.2}, "--seed, --held-out"),
+        ({"seed": 1}, "--seed, --held-out, --train-on"),
+        ({"held_out": 0.2}, "--seed, --held-out, --train-on"),
         ({"crop_pixel": 3.0}, "images"),
-        ({"uninvert_data": True, "seed": 2}, "images; --seed, --held-out"),
+        ({"uninvert_data": True, "seed": 2}, "images; --seed, --held-out, --train-on"),
     ],
 )
 def test_a_checkpoint_of_another_model_is_refused(run, folder, tmp_path, changes, names):

@@ -63,7 +63,8 @@ def disk_need(config: TrainConfig, inputs: Inputs) -> DiskNeed:
     checkpoint = _CHECKPOINT_BYTES + weights + images * (4 * 4 * config.zdim + _LATENT_BYTES + _POSE_BYTES + _FIT_BYTES)
     frames = images * residues * 12 * (2 if config.dcd else 1)
     pdb = len(chosen_rows(config.pdb, images)) * residues * _PDB_BYTES
-    outputs = frames + pdb + images * (4 * config.zdim + _TEXT_BYTES) + _BASE_BYTES
+    uncertainty = images * (2 * residues + 4 * config.zdim**2) if config.uncertainty else 0
+    outputs = frames + pdb + uncertainty + images * (4 * config.zdim + _TEXT_BYTES) + _BASE_BYTES
     return DiskNeed(side, nodes, cache, checkpoint, -(-config.num_epochs // config.checkpoint) + 1, outputs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import resource
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from cryoatom.threads import available_cores
 from cryoatom.training.checkpoint import find_checkpoint
 from cryoatom.training.checks import check_inputs
 from cryoatom.training.disk import DiskNeed, check_space, disk_need, folder_needs, free_bytes, in_bytes
-from cryoatom.training.fit import split_rows, start_scale
+from cryoatom.training.fit import start_scale, training_rows
 from cryoatom.training.images import are_prepared, measure_noise, prepare_images
 from cryoatom.training.inputs import Inputs, read_inputs, run_identity
 from cryoatom.training.pose_search import PoseSearch
@@ -31,6 +32,7 @@ from cryoatom.training.search_plan import search_plan
 from cryoatom.training.stage import silent
 from cryoatom.training.train import build_trainer
 from cryoatom.training.trainer import Trainer
+from cryoatom.training.uncertainty import are_poses_uncertain, image_posterior, is_uncertainty_measured
 from cryoatom.workers import Workers
 
 _MEASURED = 256  # images that are prepared and trained on
@@ -148,7 +150,7 @@ def _training(config: TrainConfig, trainer: Trainer, count: int) -> dict[str, fl
     latents = _seconds_each(lambda some: trainer.fit_latents(some, 0.0), rows)
     forward = _seconds_each(trainer.losses, rows)
     decoding = _seconds_each(trainer.decode, rows)
-    training, held_out = (len(part) for part in split_rows(count, config.held_out, config.seed))
+    training, held_out = (len(part) for part in training_rows(config, count))
     visited, plan = config.num_epochs * training, search_plan(config)
     if plan is not None:
         sample = min(training, plan.images)
@@ -156,8 +158,24 @@ def _training(config: TrainConfig, trainer: Trainer, count: int) -> dict[str, fl
     epochs = visited * step + config.num_epochs * (2 * held_out * latents + min(count, CONTROLS) * forward)
     return {
         f"{config.num_epochs} epochs": epochs + config.z_passes * count * latents,
+        "uncertainty": count * _uncertainty(config, trainer, rows),
         "writing conformations": count * decoding * (2 if config.dcd else 1),
     }
+
+
+def _uncertainty(config: TrainConfig, trainer: Trainer, rows: np.ndarray) -> float:
+    """Return the time of one image's uncertainty."""
+    if not is_uncertainty_measured(config):
+        return 0.0
+    prior, weights = torch.eye(config.zdim, dtype=torch.float64), torch.ones(len(rows))
+
+    def measure(some: np.ndarray) -> object:
+        posterior = functools.partial(
+            image_posterior, trainer, prior=prior, weights=weights, marginal_poses=are_poses_uncertain(config)
+        )
+        return trainer.workers.map(posterior, np.array_split(some, -(-len(some) // trainer.chunk)))
+
+    return _seconds_each(measure, rows)
 
 
 def _searching(config: TrainConfig, trainer: Trainer, count: int) -> dict[str, float]:

@@ -14,6 +14,7 @@ from cryoatom.records import Particles
 from cryoatom.run_folder import RunFolder
 from cryoatom.training.robust import image_mixture
 from cryoatom.training.trainer import Trainer
+from cryoatom.training.uncertainty import ImageUncertainty
 
 _JUNK = 0.05  # an image is called junk where it fits with less probability: in doubt it stays
 _OUTLIER = 8.0  # deviations of an image's power from that of the others
@@ -21,14 +22,22 @@ _MANY = 0.05  # share of images that is worth a warning
 _logger = logging.getLogger(__name__)
 
 
-def report_images(config: TrainConfig, folder: RunFolder, particles: Particles, trainer: Trainer) -> None:
+def report_images(
+    config: TrainConfig,
+    folder: RunFolder,
+    particles: Particles,
+    trainer: Trainer,
+    uncertainty: ImageUncertainty | None = None,
+) -> None:
     """Write images.csv and good.npy, and say in a few lines what is wrong with how many images.
 
     The columns of images.csv: image (from 0), name, uid (of cryoSPARC, where there is one), gain_nats (how much better
     the model explains the image than nothing does), scale (of the image relative to the model), fits (probability that
     it shows the particle in its pose), is_junk (less than 5%), power_excess (of the image's power, in deviations of
-    the others'), is_outlier (more than 8 of them), is_dead (could not be used). good.npy has the rows, in the particle
-    file, of images that are neither junk nor dead: for `--ind`.
+    the others'), is_outlier (more than 8 of them), is_dead (could not be used). With the uncertainty also sd (of the
+    conformation, r.m.s. over residues, Å), information_nats (that the image has of it), is_uninformative (it narrows
+    the conformation down by less than a tenth), and for estimated poses pose_sd_deg and shift_sd (Å). good.npy has the
+    rows, in the particle file, of images that are neither junk nor dead: for `--ind`.
     """
     everything = np.arange(len(particles))
     is_dead, excess = trainer.data.is_dead, trainer.data.power_excess
@@ -48,6 +57,7 @@ def report_images(config: TrainConfig, folder: RunFolder, particles: Particles, 
         "power_excess": [f"{value:.1f}" for value in excess],
         "is_outlier": is_outlier.astype(int),
         "is_dead": is_dead.astype(int),
+        **({} if uncertainty is None else _uncertainty_columns(uncertainty)),
     }
     with replacing(folder.image_report) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -56,7 +66,21 @@ def report_images(config: TrainConfig, folder: RunFolder, particles: Particles, 
     rows = everything if config.ind is None else read_rows(config.ind)
     folder.save_array(folder.good_rows, rows[~is_junk])
     _say(is_junk & ~is_dead, "do not fit: junk, or wrongly posed", folder)
+    if uncertainty is not None:
+        _say(uncertainty.is_uninformative & ~is_junk, "carry next to no information on their conformation", folder)
     _say(is_outlier & ~is_dead, "are outliers in power: ice, carbon, hot pixels", folder)
+
+
+def _uncertainty_columns(uncertainty: ImageUncertainty) -> dict[str, list[str] | np.ndarray]:
+    columns: dict[str, list[str] | np.ndarray] = {
+        "sd": [f"{value:.3f}" for value in uncertainty.sd],
+        "information_nats": [f"{value:.2f}" for value in uncertainty.information],
+        "is_uninformative": uncertainty.is_uninformative.astype(int),
+    }
+    if uncertainty.angle_deg is not None and uncertainty.shift is not None:
+        columns["pose_sd_deg"] = [f"{value:.2f}" for value in uncertainty.angle_deg]
+        columns["shift_sd"] = [f"{value:.3f}" for value in uncertainty.shift]
+    return columns
 
 
 def _probability(trainer: Trainer, rows: np.ndarray, config: TrainConfig) -> np.ndarray:

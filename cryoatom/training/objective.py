@@ -76,6 +76,7 @@ class Objective(nn.Module):
         super().__init__()
         self.weights, self.rigidity, self.pixel_size = weights, rigidity, pixel_size
         self.nll = {"gaussian": gaussian_nll, "profiled": profiled_nll}[likelihood]
+        self.nll_is_profiled = likelihood == "profiled"
         lengths = (template_positions[1:] - template_positions[:-1]).norm(dim=-1)
         self.without_poses: ImageLoss | None = None
         self.register_buffer("template_center", template_positions.mean(dim=0).float(), persistent=False)

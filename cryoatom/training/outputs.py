@@ -66,7 +66,8 @@ def write_outputs(
     calphas = alpha_atoms(template)
     if config.dcd:
         write_trajectory(folder, calphas, conformations)
-    write_pdb_files(folder, calphas, conformations, chosen_rows(config.pdb, count))
+    residue_sd = np.load(folder.uncertainty, mmap_mode="r") if folder.uncertainty.is_file() else None
+    write_pdb_files(folder, calphas, conformations, chosen_rows(config.pdb, count), residue_sd)
 
 
 def alpha_atoms(template: Template) -> Atoms:
@@ -102,12 +103,18 @@ def chosen_rows(choice: str | int | Path, count: int) -> np.ndarray:
     return rows
 
 
-def write_pdb_files(folder: RunFolder, calphas: Atoms, conformations: np.ndarray, rows: np.ndarray) -> None:
-    """Write pdb/000001.pdb ..., numbered by particle from 1."""
+def write_pdb_files(
+    folder: RunFolder,
+    calphas: Atoms,
+    conformations: np.ndarray,
+    rows: np.ndarray,
+    residue_sd: np.ndarray | None = None,
+) -> None:
+    """Write pdb/000001.pdb ..., numbered by particle from 1; standard deviations, Å, go into the B column."""
     if len(rows) == 0:
         return
     folder.pdb.mkdir(exist_ok=True)
     for row in rows:
-        write_atoms(
-            folder.pdb / f"{row + 1:06d}.pdb", replace(calphas, positions=conformations[row].astype(np.float64))
-        )
+        b_factors = calphas.b_factors if residue_sd is None else residue_sd[row].astype(np.float64)
+        posed = replace(calphas, positions=conformations[row].astype(np.float64), b_factors=b_factors)
+        write_atoms(folder.pdb / f"{row + 1:06d}.pdb", posed)

@@ -36,6 +36,12 @@ from cryoatom.training.pose_table import PoseTable
 from cryoatom.training.regularizers import Rigidity
 from cryoatom.training.stage import Stage, silent
 from cryoatom.training.trainer import Plan, Schedule, Trainer
+from cryoatom.training.uncertainty import (
+    ImageUncertainty,
+    are_poses_uncertain,
+    is_uncertainty_measured,
+    measure_uncertainty,
+)
 from cryoatom.workers import Workers
 
 _logger = logging.getLogger(__name__)
@@ -187,6 +193,17 @@ def fit_and_write(
             with stage(len(data), "Searching poses a last time") as advance:
                 report_poses(orientation, trainer.poses, folder, config.num_epochs)
                 advance(len(data), "")
-        report_images(config, folder, inputs.particles, trainer)
+        uncertainty = _uncertainty(config, folder, trainer, stage)
+        report_images(config, folder, inputs.particles, trainer, uncertainty)
         with stage(len(data), "Writing conformations") as advance:
             write_outputs(config, folder, inputs.particles, inputs.template, trainer, lambda done: advance(done, ""))
+
+
+def _uncertainty(config: TrainConfig, folder: RunFolder, trainer: Trainer, stage: Stage) -> ImageUncertainty | None:
+    """Measure how well conformations are known, unless poses are expectations: then images have none of their own."""
+    if not is_uncertainty_measured(config):
+        return None
+    with stage(len(trainer.data), "Measuring uncertainty") as advance:
+        return measure_uncertainty(
+            trainer, folder, marginal_poses=are_poses_uncertain(config), progress=lambda done: advance(done, "")
+        )

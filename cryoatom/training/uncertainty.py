@@ -1,0 +1,280 @@
+"""How well an image tells its conformation: the posterior of its latent, pushed on to residues.
+
+Near its optimum the likelihood (M) of an image is a Gaussian of the latent z with the precision of Gauss and Newton,
+
+    F = Jᵀ κ J,    J = ∂v/∂z    (v the projection, κ the kernel of the matched form; F is the Fisher information),
+
+and the run's own latents are the prior, a Gaussian of covariance Σ (empirical Bayes). So the posterior covariance of z
+is C = (p F + Σ⁻¹)⁻¹, with p the probability that the image fits at all: of an image of junk, or one that tells nothing,
+is known what is known of any image of the ensemble. Poses that were estimated, and the scale of each image where it was
+profiled, are marginalised: F is then the Schur complement of the joint precision. The variance of residue r is
+tr(D_r C D_rᵀ) with D = ∂x/∂z, rigid motions of the whole conformation taken out.
+
+This is what the image's own noise leaves open. What all images have in common, errors of template, beads, decoder and
+regularisers, is no part of it (docs/benchmarks.md has both beside the truth).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryoatom.config import TrainConfig
+from cryoatom.files.npy import npy_writer
+from cryoatom.run_folder import RunFolder
+from cryoatom.training.expected import expected_plan
+from cryoatom.training.objective import Batch
+from cryoatom.training.trainer import Trainer
+
+_STEP = 0.02  # of a finite difference, in standard deviations of the latents
+_TANGENT = 0.005  # of a finite difference of poses, radians
+_POSE_PRIOR = 4.0  # radians: nothing is known of a pose beforehand
+_RIDGE = 1e-6  # of the latents' mean variance, where they do not fill all dimensions
+_TELLS_NOTHING = 0.9  # of the ensemble's deviation is left
+
+
+@dataclass(frozen=True)
+class ImageUncertainty:
+    """How well the conformation of each image is known.
+
+    Parameters
+    ----------
+    sd : (images,) float64
+        Root mean square over residues of their standard deviations, Å.
+    ensemble_sd : (images,) float64
+        What it would be if the image told nothing, Å.
+    information : (images,) float64
+        What the image tells of its latent, ½ ln det(1 + Σ F), nats.
+    angle_deg, shift : (images,) float64 or None
+        Standard deviations of estimated poses: of the rotation (root of the summed variance about the three axes) and
+        of the shift in the image plane, Å.
+    """
+
+    sd: np.ndarray
+    ensemble_sd: np.ndarray
+    information: np.ndarray
+    angle_deg: np.ndarray | None = None
+    shift: np.ndarray | None = None
+
+    @property
+    def is_uninformative(self) -> np.ndarray:
+        """(images,) bool: whether the image narrows its conformation down by less than a tenth."""
+        return self.sd > _TELLS_NOTHING * self.ensemble_sd
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Of some images; see :class:`ImageUncertainty`.
+
+    Parameters
+    ----------
+    residue_sd : (batch, residues)
+        Å.
+    covariance : (batch, latent, latent)
+        C.
+    ensemble_variance, information : (batch,)
+        Mean over residues, Å²; nats.
+    pose_covariance : (batch, 5, 5) or None
+        Of the tangents (rotation vector, shift / reach).
+    """
+
+    residue_sd: Tensor
+    covariance: Tensor
+    ensemble_variance: Tensor
+    information: Tensor
+    pose_covariance: Tensor | None
+
+
+def is_uncertainty_measured(config: TrainConfig) -> bool:
+    """Return whether a run measures it: where poses are expectations, images have none at which to."""
+    return config.uncertainty and expected_plan(config) is None
+
+
+def are_poses_uncertain(config: TrainConfig) -> bool:
+    """Return whether a run estimates or moves poses."""
+    return config.poses == "esl" or bool(config.pose_lr)
+
+
+def latent_covariance(latents: Float[Tensor, "images latent"], weights: Float[Tensor, " images"]) -> Tensor:
+    """Return Σ, the weighted covariance of the latents, made invertible; float64."""
+    latents, weights = latents.double(), weights.double()
+    centered = latents - (weights @ latents) / weights.sum()
+    covariance = centered.mT @ (weights[:, None] * centered) / weights.sum()
+    ridge = _RIDGE * covariance.diagonal().mean().clamp_min(_RIDGE)
+    return covariance + ridge * torch.eye(len(covariance), dtype=torch.float64)
+
+
+def measure_uncertainty(
+    trainer: Trainer, folder: RunFolder, *, marginal_poses: bool, progress: Callable[[int], None] = lambda done: None
+) -> ImageUncertainty:
+    """Write the residues' standard deviations, uncertainty.npy, and return figures of each image.
+
+    Parameters
+    ----------
+    trainer
+        A fit at its end.
+    folder
+        uncertainty.npy is float16 (images, residues), Å; z_covariance.npy is float32 (images, latent, latent).
+    marginal_poses
+        Whether poses are uncertain too.
+    progress
+        Called with the count of images done.
+    """
+    count = len(trainer.data)
+    everything = torch.arange(count)
+    weights = trainer.fits.weights * torch.from_numpy(~trainer.data.is_dead)
+    prior = latent_covariance(trainer.latents.read(everything), weights.clamp_min(1e-9))
+    columns: list[list[Tensor]] = [[] for _ in range(4)]
+    starts = range(0, count, trainer.chunk)
+    done, latent = 0, prior.shape[0]
+    with (
+        npy_writer(folder.uncertainty, (count, len(trainer.model.template_positions)), np.float16) as write,
+        npy_writer(folder.latent_covariance, (count, latent, latent)) as write_covariance,
+    ):
+        for part in trainer.workers.stream(
+            lambda start: image_posterior(
+                trainer,
+                np.arange(start, min(start + trainer.chunk, count)),
+                prior=prior,
+                weights=weights,
+                marginal_poses=marginal_poses,
+            ),
+            starts,
+        ):
+            write(part.residue_sd.numpy())
+            write_covariance(part.covariance.numpy())
+            columns[0].append(part.residue_sd.square().mean(dim=1).sqrt())
+            columns[1].append(part.ensemble_variance.sqrt())
+            columns[2].append(part.information)
+            if part.pose_covariance is not None:
+                columns[3].append(part.pose_covariance.diagonal(dim1=1, dim2=2))
+            done += len(part.residue_sd)
+            progress(done)
+    sd, ensemble_sd, information = (torch.cat(column).double().numpy() for column in columns[:3])
+    if not columns[3]:
+        return ImageUncertainty(sd, ensemble_sd, information)
+    variances = torch.cat(columns[3]).double()
+    angle = torch.rad2deg(variances[:, :3].sum(dim=1).sqrt()).numpy()
+    shift = trainer.poses.reach * variances[:, 3:].mean(dim=1).sqrt().numpy()
+    return ImageUncertainty(sd, ensemble_sd, information, angle, shift)
+
+
+@torch.no_grad()
+def image_posterior(
+    trainer: Trainer,
+    rows: np.ndarray,
+    *,
+    prior: Float[Tensor, "latent latent"],
+    weights: Float[Tensor, " images"],
+    marginal_poses: bool,
+) -> Posterior:
+    """Return the posterior of some images' latents.
+
+    Parameters
+    ----------
+    trainer, rows
+        A fit, and which of its images.
+    prior
+        Σ, float64.
+    weights
+        p of all images.
+    marginal_poses
+        Whether poses are uncertain too.
+    """
+    batch = trainer.batch(rows)
+    latents = trainer.latents.read(torch.from_numpy(rows)).to(trainer.device)
+    steps = _STEP * prior.diagonal().sqrt().float().to(trainer.device)
+    displacements, views = _latent_derivatives(trainer, latents, steps, batch)
+    nuisance = _nuisance(trainer, latents, batch, marginal_poses=marginal_poses)
+    information = fisher_information(torch.cat([views, nuisance], dim=1), batch.kernels).double().cpu()
+    information = weights[rows].double()[:, None, None] * information
+    own, latent = prior.shape[0], prior.to(information)
+    precision = information.clone()
+    precision[:, :own, :own] += torch.linalg.inv(latent)
+    precision[:, own:, own:] += torch.eye(precision.shape[1] - own, dtype=precision.dtype) / _POSE_PRIOR**2
+    joint = torch.linalg.inv(precision)
+    covariance = joint[:, :own, :own]
+    internal = _internal(displacements, trainer.model.decode(latents)).double().cpu()
+    variances, unknown = (
+        torch.einsum("nkrc,nkl,nlrc->nr", internal, each.expand_as(covariance), internal)
+        for each in (covariance, latent)
+    )
+    tells = 0.5 * (torch.logdet(latent) - torch.logdet(covariance))
+    pose = joint[:, own : own + 5, own : own + 5].float() if marginal_poses else None
+    return Posterior(variances.sqrt().float(), covariance.float(), unknown.mean(dim=1).float(), tells.float(), pose)
+
+
+def fisher_information(
+    views: Float[Tensor, "batch directions side side"], kernels: Float[Tensor, "#batch twice half"]
+) -> Float[Tensor, "batch directions directions"]:
+    """Return ⟨v_a, κ * v_b⟩ of derivatives of projections, by Parseval's theorem on the zero-padded grid."""
+    twice = kernels.shape[-2]
+    spectra = torch.fft.rfft2(views, s=(twice, twice))
+    both = torch.full((kernels.shape[-1],), 2.0, device=views.device)
+    both[0] = both[-1] = 1.0
+    weighted = spectra * (kernels * both / twice**2)[:, None]
+    first, second = (torch.view_as_real(each).flatten(2) for each in (spectra, weighted))
+    return first @ second.mT
+
+
+def _latent_derivatives(
+    trainer: Trainer, latents: Float[Tensor, "batch latent"], steps: Float[Tensor, " latent"], batch: Batch
+) -> tuple[Float[Tensor, "batch latent residues 3"], Float[Tensor, "batch latent side side"]]:
+    """Return ∂x/∂z and ∂v/∂z, by differences over a small part of the ensemble's extent."""
+    count, size = latents.shape
+    moved = torch.cat([latents[:, None], latents[:, None] + torch.diag(steps)], dim=1)
+    conformations = trainer.model.decode(moved.flatten(0, 1))
+    poses = (each.repeat_interleave(size + 1, dim=0) for each in (batch.rotations, batch.shifts))
+    views = _render(trainer, conformations, *poses).unflatten(0, (count, size + 1))
+    conformations = conformations.unflatten(0, (count, size + 1))
+    return (
+        (conformations[:, 1:] - conformations[:, :1]) / steps[:, None, None],
+        (views[:, 1:] - views[:, :1]) / steps[:, None, None],
+    )
+
+
+def _nuisance(
+    trainer: Trainer, latents: Float[Tensor, "batch latent"], batch: Batch, *, marginal_poses: bool
+) -> Float[Tensor, "batch nuisance side side"]:
+    """Return the derivatives of projections by what else is not known of an image: its pose, its own scale."""
+    conformations = trainer.model.decode(latents)
+    view = _render(trainer, conformations, batch.rotations, batch.shifts)[:, None]
+    found = [view] if trainer.objective.nll_is_profiled else []
+    if marginal_poses:
+        tangents = _TANGENT * torch.eye(5)
+        moved = [trainer.poses.read(batch.images, tangent.expand(len(view), 5)) for tangent in tangents]
+        rotations, shifts = (
+            torch.stack(part, dim=1).flatten(0, 1).to(view.device) for part in zip(*moved, strict=True)
+        )
+        views = _render(trainer, conformations.repeat_interleave(5, dim=0), rotations, shifts)
+        found.insert(0, (views.unflatten(0, (-1, 5)) - view) / _TANGENT)
+    return torch.cat(found, dim=1) if found else view[:, :0]
+
+
+def _render(
+    trainer: Trainer,
+    conformations: Float[Tensor, "views residues 3"],
+    rotations: Float[Tensor, "views 3 3"],
+    shifts: Float[Tensor, "views 2"],
+) -> Float[Tensor, "views side side"]:
+    pixel_size = trainer.objective.pixel_size
+    return trainer.model.render(conformations, rotations, shifts, trainer.data.grid.side, pixel_size)
+
+
+def _internal(
+    displacements: Float[Tensor, "batch latent residues 3"], conformations: Float[Tensor, "batch residues 3"]
+) -> Float[Tensor, "batch latent residues 3"]:
+    """Take the rigid motion of least squares out of displacements: what a superposition would undo."""
+    arms = conformations - conformations.mean(dim=1, keepdim=True)
+    centered = displacements - displacements.mean(dim=2, keepdim=True)
+    square = arms.square().sum(dim=(1, 2))[:, None, None] * torch.eye(3, device=arms.device)
+    inertia = square - arms.mT @ arms
+    arms = arms[:, None].expand_as(centered)
+    momentum = torch.linalg.cross(arms, centered).sum(dim=2)
+    turn = (momentum.double() @ torch.linalg.pinv(inertia.double(), hermitian=True)).to(centered)
+    return centered - torch.linalg.cross(turn[:, :, None].expand_as(centered), arms)

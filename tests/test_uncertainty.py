@@ -1,0 +1,153 @@
+"""Posteriors of latents: against their definition, and against what a second draw of noise does."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from fits import settings, trainer_of, write_dataset
+
+from cryoatom.imaging.likelihood import quadratic_form
+from cryoatom.run_folder import RunFolder
+from cryoatom.training.train import train
+from cryoatom.training.uncertainty import (
+    ImageUncertainty,
+    fisher_information,
+    image_posterior,
+    latent_covariance,
+    measure_uncertainty,
+)
+
+COUNT = 41
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_dataset(folder, COUNT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    return train(settings(folder, zdim=2, num_epochs=6))
+
+
+@pytest.fixture
+def trainer(folder, run):
+    from cryoatom.training.checkpoint import load_checkpoint
+
+    with trainer_of(settings(folder, zdim=2)) as trainer:
+        load_checkpoint(run.weights(), trainer)
+        yield trainer
+
+
+def posterior(trainer, *, weight: float = 1.0, marginal_poses: bool = False, prior: torch.Tensor | None = None):
+    weights = torch.full((COUNT,), weight)
+    prior = latent_covariance(trainer.latents.values, torch.ones(COUNT)) if prior is None else prior
+    return image_posterior(trainer, np.arange(8), prior=prior, weights=weights, marginal_poses=marginal_poses)
+
+
+def test_the_information_of_one_direction_is_its_quadratic_form(trainer):
+    generator = torch.Generator().manual_seed(0)
+    batch = trainer.batch(np.arange(4))
+    views = torch.randn(4, 3, *batch.crops.shape[1:], generator=generator)
+    information = fisher_information(views, batch.kernels)
+    for direction in range(3):
+        torch.testing.assert_close(
+            information[:, direction, direction], quadratic_form(views[:, direction], batch.kernels), rtol=1e-3, atol=1
+        )
+    torch.testing.assert_close(information, information.mT, rtol=1e-3, atol=1)
+
+
+def test_the_information_is_the_curvature_of_the_expected_likelihood(trainer):
+    """-log p of an image that is the model's own projection rises by ½ δᵀ F δ."""
+    prior = 1e6 * torch.eye(2, dtype=torch.float64)  # tells nothing
+    precision = torch.linalg.inv(posterior(trainer, prior=prior).covariance.double())
+    rows = torch.arange(8)
+    batch, latents = trainer.batch(rows.numpy()), trainer.latents.read(rows)
+    delta = 0.05 * torch.tensor([0.8, -0.6])
+    with torch.no_grad():
+        own, moved = (
+            trainer.model.render(
+                trainer.model.decode(z),
+                batch.rotations,
+                batch.shifts,
+                batch.crops.shape[-1],
+                trainer.data.grid.coarse_pixel,
+            )
+            for z in (latents, latents + delta)
+        )
+    rise = 0.5 * quadratic_form(moved - own, batch.kernels)
+    expected = 0.5 * torch.einsum("k,nkl,l->n", delta.double(), precision, delta.double())
+    torch.testing.assert_close(rise.double(), expected, rtol=0.15, atol=0.01)
+
+
+def test_an_image_that_does_not_fit_is_as_unknown_as_any_of_the_ensemble(trainer):
+    known, unknown = posterior(trainer), posterior(trainer, weight=0.0)
+    torch.testing.assert_close(unknown.residue_sd.square().mean(dim=1), unknown.ensemble_variance)
+    torch.testing.assert_close(unknown.information, torch.zeros(8), rtol=0, atol=1e-4)
+    assert (known.information > 0).all()
+    assert (known.residue_sd.square().mean(dim=1) < known.ensemble_variance).all()
+
+
+def test_an_unknown_pose_leaves_more_open(trainer):
+    known, unknown = posterior(trainer), posterior(trainer, marginal_poses=True)
+    difference = torch.linalg.eigvalsh(unknown.covariance.double() - known.covariance.double())
+    assert (difference > -1e-6).all()
+    assert unknown.pose_covariance is not None and known.pose_covariance is None
+    angles = torch.rad2deg(unknown.pose_covariance.diagonal(dim1=1, dim2=2)[:, :3].sqrt())
+    assert (angles > 0).all() and (angles < 180).all()
+
+
+def test_a_profiled_scale_leaves_more_open(trainer):
+    known = posterior(trainer)
+    trainer.objective.nll_is_profiled = True
+    difference = posterior(trainer).covariance.double() - known.covariance.double()
+    assert (torch.linalg.eigvalsh(difference) > -1e-6).all()
+
+
+def test_twice_the_noise_means_about_twice_the_deviation(trainer):
+    prior = 1e6 * torch.eye(2, dtype=torch.float64)
+    once, fainter = (posterior(trainer, weight=weight, prior=prior).residue_sd for weight in (1.0, 0.25))
+    torch.testing.assert_close(fainter, 2 * once, rtol=1e-3, atol=1e-4)
+
+
+def test_a_rigid_motion_of_the_conformation_is_no_uncertainty(trainer):
+    from cryoatom.training.uncertainty import _internal
+
+    x = trainer.model.template_positions[None]
+    turn = torch.linalg.cross(torch.tensor([0.3, -0.2, 0.5]).expand_as(x), x) + torch.tensor([1.0, 2.0, 3.0])
+    bend = x.square().flip(-1)
+    internal = _internal(torch.stack([turn, bend, bend + turn], dim=1), x)
+    torch.testing.assert_close(internal[:, 0], torch.zeros_like(x), atol=1e-4, rtol=0)
+    torch.testing.assert_close(internal[:, 1], internal[:, 2], atol=1e-3, rtol=1e-3)
+    assert internal[:, 1].norm() > 1
+
+
+def test_a_run_leaves_what_the_documentation_promises(run):
+    sd = np.load(run.uncertainty)
+    assert sd.shape == (COUNT, 16) and sd.dtype == np.float16
+    assert np.isfinite(sd).all() and (sd > 0).all()
+    covariance = np.load(run.latent_covariance)
+    assert covariance.shape == (COUNT, 2, 2)
+    assert (np.linalg.eigvalsh(covariance) > 0).all()
+    header, first = run.image_report.read_text().splitlines()[:2]
+    row = dict(zip(header.split(","), first.split(","), strict=True))
+    assert float(row["sd"]) == pytest.approx(np.sqrt(np.square(sd[0].astype(float)).mean()), abs=2e-3)
+    assert "pose_sd_deg" not in row
+
+
+def test_the_figures_do_not_depend_on_threads_or_chunks(trainer, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first = measure_uncertainty(trainer, RunFolder(tmp_path / "a"), marginal_poses=False)
+    trainer.chunk = 7
+    second = measure_uncertainty(trainer, RunFolder(tmp_path / "b"), marginal_poses=False)
+    np.testing.assert_allclose(first.sd, second.sd, rtol=1e-2)
+
+
+def test_images_without_information_are_named():
+    some = ImageUncertainty(np.array([0.3, 0.95]), np.ones(2), np.array([4.0, 0.1]))
+    assert some.is_uninformative.tolist() == [False, True]
+    assert replace(some, sd=np.array([0.95, 0.1])).is_uninformative.tolist() == [True, False]
