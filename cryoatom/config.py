@@ -92,6 +92,23 @@ def load_config(path: Path, model: type[Settings]) -> dict[str, Any]:
     ValueError
         If it is not a YAML mapping, or has an unknown name (the nearest known one is suggested).
     """
+    content = _read_mapping(path)
+    settings = {str(name): value for name, value in content.items() if name not in RECORDED}
+    for name in settings:
+        if name not in model.model_fields:
+            near = difflib.get_close_matches(name.replace("-", "_"), list(model.model_fields), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(model.model_fields)}"
+            raise ValueError(f"unknown setting {_shortened(name)} in {path}; {hint}")
+    return settings
+
+
+def recorded_command(path: Path) -> list[object]:
+    """Return the command line that a run's configuration file tells of."""
+    command = _read_mapping(path).get("cmd")
+    return command if isinstance(command, list) else []
+
+
+def _read_mapping(path: Path) -> dict[Any, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no configuration file {path}")
     try:
@@ -100,13 +117,7 @@ def load_config(path: Path, model: type[Settings]) -> dict[str, Any]:
         raise ValueError(f"{path} is not a YAML file: {_yaml_problem(error)}") from None
     if not isinstance(content, dict | None):
         raise ValueError(f"{path} must hold lines like 'batch_size: 256', found a {type(content).__name__}")
-    settings = {str(name): value for name, value in (content or {}).items() if name not in RECORDED}
-    for name in settings:
-        if name not in model.model_fields:
-            near = difflib.get_close_matches(name.replace("-", "_"), list(model.model_fields), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(model.model_fields)}"
-            raise ValueError(f"unknown setting {_shortened(name)} in {path}; {hint}")
-    return settings
+    return content or {}
 
 
 def _yaml_problem(error: Exception) -> str:

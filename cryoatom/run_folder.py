@@ -80,9 +80,9 @@ class RunFolder:
         """Folder of `cryoatom eval`."""
         return self.path / "eval"
 
-    def analysis(self, epoch: int | None = None) -> Path:
-        """Folder of `cryoatom analyze`, of an epoch or of the end."""
-        return self.path / ("analyze" if epoch is None else f"analyze.{epoch}")
+    def analysis(self, epoch: int | None = None) -> AnalysisFolder:
+        """Return what `cryoatom analyze` writes, of an epoch or of the end."""
+        return AnalysisFolder(self.path / ("analyze" if epoch is None else f"analyze.{epoch}"))
 
     @property
     def halves(self) -> tuple[Path, Path]:
@@ -215,6 +215,88 @@ class RunFolder:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
+
+
+@dataclass(frozen=True)
+class AnalysisFolder:
+    """A folder that `cryoatom analyze` writes; names are cryoDRGN's where it has one.
+
+    Components and clusters count from 1, images and rows from 0.
+    """
+
+    path: Path
+
+    @property
+    def report(self) -> Path:
+        """The page to open."""
+        return self.path / "report.html"
+
+    @property
+    def config(self) -> Path:
+        """Settings, command line, version, time."""
+        return self.path / "config.yaml"
+
+    @property
+    def latent_components(self) -> Path:
+        """Principal components of the latents, float32 (images, k)."""
+        return self.path / "latent_pcs.npy"
+
+    @property
+    def motions(self) -> Path:
+        """Amplitudes of the principal motions, float32 (images, k), Å."""
+        return self.path / "motions.npy"
+
+    @property
+    def motion_axes(self) -> Path:
+        """Their mean structure and axes, float64 (1 + k, residues, 3)."""
+        return self.path / "motion_axes.npy"
+
+    @property
+    def embedding(self) -> Path:
+        """UMAP of the latents, float32 (images, 2)."""
+        return self.path / "umap.npy"
+
+    @property
+    def residues(self) -> Path:
+        """One row a residue: fluctuation, uncertainty, domain, hinge."""
+        return self.path / "residues.csv"
+
+    @property
+    def domains(self) -> Path:
+        """Rigid domains, their hinges and screw motions."""
+        return self.path / "domains.json"
+
+    @property
+    def fluctuation(self) -> Path:
+        """The most central conformation with fluctuations, Å, in the B column."""
+        return self.path / "fluctuation.cif"
+
+    @property
+    def collective(self) -> Path:
+        """One row an image, one column a collective variable."""
+        return self.path / "collective.csv"
+
+    @property
+    def path_position(self) -> Path:
+        """Of each image along the path, 0 to 1, float32 (images,)."""
+        return self.series("path") / "position.npy"
+
+    @property
+    def path_density(self) -> Path:
+        """Density of images along the path, and what would be its free energy."""
+        return self.series("path") / "density.csv"
+
+    def series(self, name: str) -> Path:
+        """Folder of a series of conformations: pc1, motion1, kmeans20, path."""
+        return self.path / name
+
+    def labels(self, clusters: int) -> Path:
+        """Return the file of the cluster of each image, int64 (images,), from 1."""
+        return self.series(f"kmeans{clusters}") / "labels.npy"
+
+    def centers(self, clusters: int) -> Path:
+        """Return the file of the clusters' mean latents, text."""
+        return self.series(f"kmeans{clusters}") / "centers.txt"
 
 
 def _numbered(stem: str, epoch: int | None, suffix: str) -> str:

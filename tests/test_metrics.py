@@ -12,9 +12,9 @@ from scipy.stats import spearmanr
 
 from cryoatom.geometry import random_rotations
 from cryoatom.results import metrics, transport
-from cryoatom.results.metrics import emd_rmsd, principal_axis, procrustes_mean, rank_correlation, rmsd_matrix
+from cryoatom.results.metrics import emd_rmsd, principal_axis, rank_correlation, rmsd_matrix
 from cryoatom.results.transport import apportion, optimal_pairing
-from cryoatom.structure.superpose import rmsd
+from cryoatom.structure.superpose import procrustes_mean, rmsd
 
 
 def structures(count: int, residues: int = 12, *, seed: int = 0, spread: float = 1.0) -> torch.Tensor:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from run_files import read_metrics
 
-from cryoatom.run_folder import RunFolder
+from cryoatom.run_folder import AnalysisFolder, RunFolder
 
 
 @pytest.fixture
@@ -12,12 +12,22 @@ def folder(tmp_path):
 
 def test_every_file_has_a_name_of_its_own(folder):
     names = [name for name, value in vars(RunFolder).items() if isinstance(value, property)]
-    paths = [getattr(folder, name) for name in names]
+    paths = [getattr(folder, name) for name in names if name != "halves"] + list(folder.halves)
+    paths += [folder.analysis().path, folder.analysis(12).path]
     for numbered in (folder.weights, folder.latents):
         paths += [numbered(), numbered(1), numbered(12)]
     assert len(set(paths)) == len(paths) and {path.parent for path in paths} == {folder.path}
     assert [folder.weights(3).name, folder.weights().name] == ["weights.3.pt", "weights.pt"]
     assert [folder.latents(3).name, folder.poses.name] == ["z.3.npy", "poses.star"]
+
+
+def test_every_file_of_an_analysis_has_a_name_of_its_own(folder):
+    analysis = folder.analysis()
+    names = [name for name, value in vars(AnalysisFolder).items() if isinstance(value, property)]
+    paths = [getattr(analysis, name) for name in names] + [analysis.labels(20), analysis.centers(20)]
+    assert len(set(paths)) == len(paths)
+    assert all(analysis.path in path.parents for path in paths)
+    assert [analysis.path.name, folder.analysis(3).path.name] == ["analyze", "analyze.3"]
 
 
 def test_the_latest_checkpoint_is_the_highest_epoch(folder):

@@ -16,7 +16,7 @@ class AnalyzeConfig(Settings):
     sections: ClassVar[dict[str, str]] = {
         "outdir": "Input and output",
         "pc": "What is looked for",
-        "uncertainty": "What can be trusted",
+        "controls": "What can be trusted",
         "pictures": "Report",
         "seed": "Running",
     }
@@ -29,7 +29,6 @@ class AnalyzeConfig(Settings):
         flags=("-o", "--outdir"),
     )
     datadir: Path | None = setting(None, "Folder of the image stacks, where they have moved since the training.")
-    overwrite: bool = setting(False, "Do all steps again, also those that are done.")
 
     pc: PositiveInt = setting(2, "Principal components of latents, and of motion, that are followed.")
     n_per_pc: int = setting(10, "Conformations along each.", ge=2)
@@ -47,7 +46,6 @@ class AnalyzeConfig(Settings):
     )
     domains: int | None = setting(None, "Rigid domains to look for [default: as many as there seem to be].", ge=1)
 
-    uncertainty: bool = setting(True, "How well each image's conformation is known, from the curvature of its fit.")
     controls: bool = setting(True, "Compare with the static template, other images' conformations, a wrong template.")
     half_sets: bool = setting(
         False, "Train two more decoders, on the odd and the even images, and compare: takes as long as the training."

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cryoatom.config import TrainConfig
+from cryoatom.config import TrainConfig, recorded_command
 from cryoatom.files.npy import read_npy
-from cryoatom.files.star import open_star
+from cryoatom.files.star import StarParticles, open_star
 from cryoatom.imaging.grid import CropGrid
 from cryoatom.records import Poses
 from cryoatom.run_folder import RunFolder
@@ -63,6 +63,11 @@ class Run:
         """The settings that it was trained with."""
         return TrainConfig.merge({"load": None, "overwrite": False}, self.folder.config)
 
+    @property
+    def command(self) -> list[str]:
+        """The command line that trained it."""
+        return [str(word) for word in recorded_command(self.folder.config)]
+
     @cached_property
     def template(self) -> Template:
         """The template as it was used."""
@@ -89,17 +94,36 @@ class Run:
         return self.decode(self.latents)
 
     @cached_property
+    def uncertainty(self) -> np.ndarray | None:
+        """Float16 (images, residues), standard deviations of residues, Å; None with --no-uncertainty, or of an epoch.
+
+        See :mod:`cryoatom.training.uncertainty` for what it holds and what not.
+        """
+        if self.epoch is not None or not self.folder.uncertainty.is_file():
+            return None
+        return np.load(self.folder.uncertainty, mmap_mode="r", allow_pickle=False)
+
+    @cached_property
+    def good_rows(self) -> np.ndarray:
+        """Images that are neither junk nor dead, rows from 0 of the run's images; all of them if none is good."""
+        is_good = (self.images["is_junk"] == 0) & (self.images["is_dead"] == 0)
+        return np.flatnonzero(is_good) if is_good.any() else np.arange(len(self))
+
+    @cached_property
     def poses(self) -> Poses:
         """R and t of each image, of the final state; shifts in Å."""
-        star = open_star(self.folder.poses)
-        poses = star.poses(self.pixel_size, self.box)
+        poses = self._star.poses(self.pixel_size, self.box)
         assert poses is not None
         return poses
+
+    @cached_property
+    def _star(self) -> StarParticles:
+        return open_star(self.folder.poses)
 
     @property
     def image_names(self) -> np.ndarray:
         """(images,) str, as in the particle file."""
-        return open_star(self.folder.poses).names
+        return self._star.names
 
     @cached_property
     def images(self) -> dict[str, np.ndarray]:
@@ -112,12 +136,12 @@ class Run:
     @cached_property
     def box(self) -> int:
         """Pixels of an image's side."""
-        return round(float(open_star(self.folder.poses).table.numbers("rlnImageSize")[0]))
+        return round(float(self._star.table.numbers("rlnImageSize")[0]))
 
     @cached_property
     def pixel_size(self) -> float:
         """Å."""
-        size = open_star(self.folder.poses).pixel_size(0)
+        size = self._star.pixel_size(0)
         assert size is not None
         return size
 

@@ -21,7 +21,10 @@ STEPS = (
     ("Its peptide and hydrogen bonds (train would make this graph too):",
      "graph {d}/template.cif -o {d}/graph.npz"),
     ("One conformation for every image:",
-     "train {d}/data/particles.star --template {d}/template.cif --graph {d}/graph.npz -o {d}/run -n {epochs}"),
+     "train {d}/data/particles.star --template {d}/template.cif --graph {d}/graph.npz -o {d}/run -n {epochs} "
+     "--no-analysis"),
+    ("Half of the images each, twice: how far do two decoders agree?",
+     "analyze {d}/run --half-sets --cv lid=angle:179-185/115-125/125-153"),
     ("How far is each from the truth, which the training never saw?",
      "eval {d}/run --gt {d}/data/truth/trajectory.dcd --labels {d}/data/truth/frames.txt"),
 )  # fmt: skip
@@ -39,14 +42,12 @@ def demo(context: click.Context, outdir: Path, per_frame: int, epochs: int, over
     The truth is a path of adenylate kinase between crystal structures: closed (1AKE, the template) and open (4AKE).
 
     \b
-    Examples:
         cryoatom demo
         cryoatom demo -o /tmp/demo --images-per-frame 20 --num-epochs 5
     """
     from rich.console import Console
 
-    console = Console(soft_wrap=True, highlight=False)
-    started = time.monotonic()
+    console, started = Console(soft_wrap=True, highlight=False), time.monotonic()
     if (outdir / "input").exists():
         if not overwrite:
             raise FileExistsError(f"{outdir} holds an earlier demo: give --overwrite, or another folder with -o")
@@ -64,8 +65,7 @@ def demo(context: click.Context, outdir: Path, per_frame: int, epochs: int, over
 
 def _run(context: click.Context, words: list[str]) -> None:
     _, command, arguments = cast(click.Group, context.find_root().command).resolve_command(context, words)
-    assert command is not None
-    command.main(arguments, prog_name=f"cryoatom {words[0]}", standalone_mode=False)
+    cast(click.Command, command).main(arguments, prog_name=f"cryoatom {words[0]}", standalone_mode=False)
 
 
 def _summary(outdir: Path, seconds: float) -> str:
@@ -75,6 +75,6 @@ def _summary(outdir: Path, seconds: float) -> str:
         f"  before, the template           {figures['rmsd_template_mean']:.2f} Å\n"
         f"  the best single structure      {figures['rmsd_static_mean']:.2f} Å\n"
         f"  after, one for each image      {figures['rmsd_mean']:.2f} Å\n"
-        f"Plots are in {outdir}/run/eval. In ChimeraX, VMD or PyMOL open\n"
-        f"{outdir}/run/topology.cif with {outdir}/run/conformations.dcd."
+        f"Open {outdir}/run/analyze/report.html in a browser. Plots against the truth are in {outdir}/run/eval.\n"
+        f"In ChimeraX: open {outdir}/run/analyze/motion1/open.cxc"
     )

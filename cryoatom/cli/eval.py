@@ -52,10 +52,8 @@ def eval_command(config: EvaluateConfig) -> None:
 def _table(result: EvaluationResult) -> Table:
     from rich.table import Column, Table
 
-    figures = result.summary()
-    numbers = [Column(heading, justify="right") for heading in ("prediction", "best static", "template")]
-    title = f"{figures['n_images']:,} images, {figures['n_frames']:,} frames"
-    table = Table("Å", *numbers, title=title, title_justify="left")
+    found = result.summary()
+    columns = "Å", *(Column(name, justify="right") for name in ("prediction", "best static", "template", "truth"))
     rows = {
         "RMSD, mean": ("rmsd_mean", "rmsd_static_mean", "rmsd_template_mean"),
         "RMSD, median": ("rmsd_median",),
@@ -64,17 +62,19 @@ def _table(result: EvaluationResult) -> Table:
         "scatter, mean over images": ("scatter_mean",),
         "RMSD to the nearest frame, mean": ("rmsd_nearest_mean",),
         "EMD-RMSD, all images": ("emd_rmsd_full", "emd_rmsd_static", "emd_rmsd_template"),
-        f"EMD-RMSD, {figures['emd_samples']:,} images": ("emd_rmsd_sampled_mean",),
+        f"EMD-RMSD, {found['emd_samples']:,} images": ("emd_rmsd_sampled_mean",),
         "rank correlation of latents": ("latent_rank_correlation",),
         "rank correlation of coordinates": ("coordinate_rank_correlation",),
         "pose error, median, degrees": ("pose_error_deg_median",),
         "pose error, mean, degrees": ("pose_error_deg_mean",),
         "pose error, share within 15 degrees": ("pose_share_within_15_deg",),
         "shift error, median": ("shift_error_median",),
-        f"hand: {figures['hand']}; RMSD, {figures['hand_images']:,} images": ("hand_rmsd",),
+        f"hand: {found['hand']}; RMSD, {found['hand_images']:,} images": ("hand_rmsd",),
         "RMSD to the mirror image of the truth": ("hand_rmsd_mirrored",),
+        **result.geometry_rows,
     }
+    table = Table(*columns, title=f"{found['n_images']:,} images, {found['n_frames']:,} frames", title_justify="left")
     for heading, keys in rows.items():
-        if figures[keys[0]] is not None:  # needs labels or poses, or was skipped
-            table.add_row(heading, *(f"{figures[key]:.3f}" for key in keys))
+        if found[keys[0]] is not None:  # needs labels or poses, or was skipped
+            table.add_row(heading, *(f"{found[key]:.3f}" if key else "" for key in keys))
     return table

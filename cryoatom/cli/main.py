@@ -18,6 +18,9 @@ COMMANDS = {
     "graph": "cryoatom.cli.graph:graph",
     "train": "cryoatom.cli.train:train",
     "eval": "cryoatom.cli.eval:eval_command",
+    "analyze": "cryoatom.cli.analyze:analyze",
+    "select": "cryoatom.cli.select:select",
+    "volume": "cryoatom.cli.volume:volume",
     "simulate": "cryoatom.cli.simulate:simulate",
     "demo": "cryoatom.cli.demo:demo",
 }

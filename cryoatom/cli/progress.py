@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Protocol
 
@@ -58,6 +58,11 @@ def progress(
             show(done, note)
 
         yield advance
+
+
+def progress_of_steps(total: int, title: str) -> AbstractContextManager[Advance]:
+    """Report an analysis: its few steps are counted as such, whatever else it does as images."""
+    return progress(total, title, unit="steps" if title == "Analysing" else "images")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from cryoatom.cli.analyze import analyze_finished
 from cryoatom.cli.log import add_run_log
 from cryoatom.cli.options import SectionedCommand, settings_options
 from cryoatom.config import TrainConfig
@@ -42,6 +43,8 @@ def train(config: TrainConfig, dry_run: bool) -> None:
     add_run_log(RunFolder(config.outdir).log)
     folder = fit(config, command=sys.argv, stage=progress)
     console = Console(soft_wrap=True, highlight=False)
+    if config.analysis:
+        analyze_finished(config, console)
     console.print(f"{folder.conformations}: one conformation per image; every epoch's figures in {folder.metrics}")
     if config.dcd:
         console.print(f"{folder.trajectory} with {folder.topology} for ChimeraX, VMD or PyMOL")

@@ -7,20 +7,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryoatom.particles.rows import spaced_rows
 from cryoatom.results.deviations import Deviations, measure_deviations, static_deviations
 from cryoatom.results.evaluate_config import EvaluateConfig
 from cryoatom.results.evaluation import EvaluationResult, FrameErrors, HandErrors, ImageErrors, ResidueErrors
 from cryoatom.results.ground_truth import GroundTruth, check_labels, read_ground_truth, read_labels
-from cryoatom.results.metrics import Pairing, emd_rmsd, principal_axis, procrustes_mean, rank_correlation, rmsd_matrix
+from cryoatom.results.metrics import Pairing, emd_rmsd, principal_axis, rank_correlation, rmsd_matrix
 from cryoatom.results.mirror import compare_hands
 from cryoatom.results.poses import PosePairs, pose_errors, read_pose_pairs
 from cryoatom.results.predictions import Predictions, read_predictions
 from cryoatom.results.transport import ASSIGNMENT_IMAGES, apportion
-from cryoatom.structure.superpose import rmsd, superpose
+from cryoatom.structure.alpha_geometry import chain_geometry
+from cryoatom.structure.superpose import procrustes_mean, rmsd, superpose
 
 FULL_EMD_PAIRS = 50_000_000
 FULL_EMD_FRAMES = 500
 PCA_IMAGES = 1000
+GEOMETRY_IMAGES = 2000
 OTHER_REFERENCE = 5.0
 FEW_IMAGES = 10
 
@@ -130,6 +133,7 @@ def evaluate(
         frames=by_frame,
         residues=_residue_errors(predictions, template[1], static[1], deviations),
         hand=hand,
+        geometry=_measure_geometry(predictions, truth),
         emd_draws=_draw_emds(predictions, frames, matrix, labels, samples=emd_samples, draws=emd_draws, seed=seed),
         emd_samples=min(emd_samples, len(predictions)),
         latent_rank_correlation=_latent_rank_correlation(predictions, labels),
@@ -252,6 +256,21 @@ def _coordinate_rank_correlation(predictions: Predictions, labels: np.ndarray | 
     for rows, block in predictions.chunks():
         scores[rows] = ((superpose(block, template).flatten(1) - mean) @ axis).numpy()
     return _size(rank_correlation(scores, labels))
+
+
+def _measure_geometry(predictions: Predictions, truth: GroundTruth) -> dict[str, dict[str, float]]:
+    """Measure the C-alpha chains of predictions, template and truth; of the first and last at most 2000."""
+    template = predictions.template
+    chains = {
+        "prediction": predictions.conformations,
+        "template": template.positions[None],
+        "truth": truth.positions,
+    }
+    found = {}
+    for name, structures in chains.items():
+        rows = spaced_rows(len(structures), GEOMETRY_IMAGES)
+        found[name] = chain_geometry(structures, template.positions, template.chain_position, rows=rows).means()
+    return found
 
 
 def _size(correlation: float | None) -> float | None:

@@ -134,6 +134,9 @@ class EvaluationResult:
     ----------
     images, frames, residues : ImageErrors, FrameErrors, ResidueErrors
     hand : HandErrors
+    geometry : dict of str to dict of str to float
+        Of the C-alpha chains of 'prediction', 'template' and 'truth', the means of
+        :class:`~cryoatom.structure.alpha_geometry.Geometry`: what real structures have is the measure.
     emd_draws : (draws,) float64
         EMD-RMSD of random draws of images, Å.
     emd_samples : int
@@ -150,6 +153,7 @@ class EvaluationResult:
     frames: FrameErrors
     residues: ResidueErrors
     hand: HandErrors
+    geometry: dict[str, dict[str, float]]
     emd_draws: np.ndarray
     emd_samples: int
     latent_rank_correlation: float | None
@@ -161,6 +165,16 @@ class EvaluationResult:
         """EMD-RMSD of all images, or where that was skipped the mean of the draws; Å."""
         paired = self.images.rmsd_paired
         return float(self.emd_draws.mean() if paired is None else paired.mean())
+
+    @property
+    def geometry_rows(self) -> dict[str, tuple[str, str, str, str]]:
+        """Names in the summary of some figures of the C-alpha chains: prediction, none, template, truth."""
+        shown = {
+            "clashes": "clashes per 100 residues",
+            "bond_outliers": "unlikely bonds, %",
+            "angle_outliers": "unlikely angles, %",
+        }
+        return {text: (f"{name}_prediction", "", f"{name}_template", f"{name}_truth") for name, text in shown.items()}
 
     def summary(self) -> dict[str, Any]:
         """Return the figures of summary.json; None where labels or true poses are needed and absent."""
@@ -207,6 +221,7 @@ class EvaluationResult:
             "helix_hand": self.hand.helices.hand,
             "helix_turns_right": self.hand.helices.right,
             "helix_turns_mirrored": self.hand.helices.wrong,
+            **{f"{name}_{of}": value for of, figures in self.geometry.items() for name, value in figures.items()},
             "notes": list(self.notes),
         }
 

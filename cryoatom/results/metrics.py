@@ -11,14 +11,11 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from cryoatom.results.transport import optimal_pairing
-from cryoatom.structure.superpose import superpose
 
 PAIRS_AT_ONCE = 2**18
 NEWTON_STEPS = 8
 CONVERGED_STEP = 1e-11
 CLEAR_SLOPE = 1e-4
-PROCRUSTES_TOLERANCE = 1e-6
-PROCRUSTES_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -85,33 +82,6 @@ def emd_rmsd(matrix: np.ndarray, counts: np.ndarray) -> Pairing:
     """
     frames = optimal_pairing(matrix, counts)
     return Pairing(frames, matrix[np.arange(len(matrix)), frames])
-
-
-def procrustes_mean(
-    structures: Float[Tensor, "frames residues 3"], weights: Float[Tensor, " frames"]
-) -> Float[Tensor, "residues 3"]:
-    """Return the static structure of least weighted mean square RMSD (generalized Procrustes analysis).
-
-    Parameters
-    ----------
-    structures : (frames, residues, 3)
-        Å.
-    weights : (frames,)
-        Non-negative; need not add up to 1.
-
-    Returns
-    -------
-    (residues, 3) float64
-        Superposed on the structure of the largest weight.
-    """
-    shares = (weights / weights.sum()).double()[:, None, None]
-    structures = structures.double()
-    mean = structures[int(weights.argmax())]
-    for _ in range(PROCRUSTES_STEPS):
-        previous, mean = mean, (shares * superpose(structures, mean)).sum(dim=0)
-        if (mean - previous).square().sum(dim=1).mean().sqrt() < PROCRUSTES_TOLERANCE:
-            break
-    return mean
 
 
 def principal_axis(values: Float[Tensor, "images features"]) -> tuple[Float[Tensor, " features"], Tensor]:

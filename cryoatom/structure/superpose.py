@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+PROCRUSTES_TOLERANCE = 1e-6
+PROCRUSTES_STEPS = 200
+
 
 def kabsch(
     mobile: Float[Tensor, "... points 3"], target: Float[Tensor, "... points 3"]
@@ -59,3 +62,30 @@ def rmsd(
     """Return the root mean square deviation in Å, by default the minimum over rigid motions."""
     moved = superpose(mobile, target) if align else mobile
     return (moved - target).square().sum(dim=-1).mean(dim=-1).sqrt()
+
+
+def procrustes_mean(
+    structures: Float[Tensor, "frames residues 3"], weights: Float[Tensor, " frames"]
+) -> Float[Tensor, "residues 3"]:
+    """Return the static structure of least weighted mean square RMSD (generalized Procrustes analysis).
+
+    Parameters
+    ----------
+    structures : (frames, residues, 3)
+        Å.
+    weights : (frames,)
+        Non-negative; need not add up to 1.
+
+    Returns
+    -------
+    (residues, 3) float64
+        Superposed on the structure of the largest weight.
+    """
+    shares = (weights / weights.sum()).double()[:, None, None]
+    structures = structures.double()
+    mean = structures[int(weights.argmax())]
+    for _ in range(PROCRUSTES_STEPS):
+        previous, mean = mean, (shares * superpose(structures, mean)).sum(dim=0)
+        if (mean - previous).square().sum(dim=1).mean().sqrt() < PROCRUSTES_TOLERANCE:
+            break
+    return mean

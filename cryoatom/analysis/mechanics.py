@@ -1,0 +1,194 @@
+"""How the molecule moves: fluctuations, rigid domains and hinges, collective variables."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from cryoatom.analysis.analyze_config import AnalyzeConfig
+from cryoatom.analysis.landscape import Landscape, Traversal
+from cryoatom.analysis.report_data import Plot
+from cryoatom.analysis.run import Run
+from cryoatom.ensemble.collective import CollectiveVariable, evaluate, parse_variables
+from cryoatom.ensemble.domain_plots import plot_collective, plot_domains, plot_fluctuation
+from cryoatom.ensemble.domains import Domains, find_domains
+from cryoatom.ensemble.fluctuation import fluctuations
+from cryoatom.ensemble.rigid_bodies import distance_fluctuation
+from cryoatom.ensemble.sampling import drawn_sample
+from cryoatom.files.csv_table import write_csv
+from cryoatom.files.replacing import replacing
+from cryoatom.files.structure import write_atoms
+from cryoatom.run_folder import AnalysisFolder
+from cryoatom.structure.template import Template
+from cryoatom.training.outputs import alpha_atoms
+
+_SAMPLE = 2000
+_MATRIX_IMAGES, _MATRIX_RESIDUES = 300, 500
+
+
+@dataclass(frozen=True)
+class Mechanics:
+    """How the molecule moves.
+
+    Parameters
+    ----------
+    fluctuation : (residues,) float64
+        R.m.s. over images, Å.
+    uncertainty : (residues,) float64 or None
+        R.m.s. over images of the standard deviation that an image leaves, Å.
+    central : int
+        The image whose conformation is nearest to the mean.
+    domains : Domains or None
+        None for molecules too small to have any.
+    variables : tuple of (CollectiveVariable, (images,) float64)
+        With the value of each image, Å or degrees.
+    """
+
+    fluctuation: np.ndarray
+    uncertainty: np.ndarray | None
+    central: int
+    domains: Domains | None
+    variables: tuple[tuple[CollectiveVariable, np.ndarray], ...]
+
+
+def measure_mechanics(run: Run, landscape: Landscape, series: dict[str, Traversal], config: AnalyzeConfig) -> Mechanics:
+    """Measure fluctuations, domains and collective variables.
+
+    Raises
+    ------
+    ValueError
+        If a collective variable cannot be understood.
+    """
+    rows, motions, template = landscape.rows, landscape.motions, run.template
+    motion = series.get("motion1")
+    ends = None if motion is None else (motion.positions[0].astype(float), motion.positions[-1].astype(float))
+    variables = parse_variables(config.cv, template)
+    amplitudes = motions.amplitudes[rows] / np.maximum(motions.spreads, 1e-9)
+    return Mechanics(
+        fluctuation=fluctuations(run.conformations, motions.mean, rows=rows),
+        uncertainty=_mean_uncertainty(run, rows),
+        central=int(rows[np.square(amplitudes).sum(axis=1).argmin()]),
+        domains=find_domains(
+            run.conformations,
+            template.chain_position,
+            count=config.domains,
+            rows=rows,
+            seed=config.seed,
+            ends=ends,
+        ),
+        variables=tuple((variable, evaluate(variable, run.conformations)) for variable in variables),
+    )
+
+
+def _mean_uncertainty(run: Run, rows: np.ndarray) -> np.ndarray | None:
+    if run.uncertainty is None:
+        return None
+    some = drawn_sample(run.uncertainty, rows, _SAMPLE)
+    return np.sqrt(np.square(some.astype(np.float64)).mean(axis=0))
+
+
+def write_mechanics(folder: AnalysisFolder, run: Run, mechanics: Mechanics) -> None:
+    """Write residues.csv, domains.json, fluctuation.cif and collective.csv."""
+    template, domains = run.template, mechanics.domains
+    columns: dict[str, np.ndarray | None] = {
+        "chain": template.chain_ids,
+        "residue": template.residue_numbers,
+        "name": template.residue_names,
+        "fluctuation": mechanics.fluctuation,
+        "uncertainty": mechanics.uncertainty,
+    }
+    if domains is not None:
+        columns |= {"domain": domains.labels, "is_hinge": hinge_residues(domains).astype(int)}
+        with replacing(folder.domains) as temporary:
+            temporary.write_text(json.dumps(domain_summary(domains, template), indent=2) + "\n", encoding="utf-8")
+    write_csv(folder.residues, columns)
+    central = replace(
+        alpha_atoms(template),
+        positions=np.asarray(run.conformations[mechanics.central], dtype=np.float64),
+        b_factors=mechanics.fluctuation,
+    )
+    write_atoms(folder.fluctuation, central)
+    if mechanics.variables:
+        values = {variable.name: values for variable, values in mechanics.variables}
+        write_csv(folder.collective, {"image": np.arange(len(run)), **values})
+
+
+def hinge_residues(domains: Domains) -> np.ndarray:
+    """Return (residues,) bool: which residues are hinges."""
+    is_hinge = np.zeros(len(domains.labels), dtype=bool)
+    for hinge in domains.hinges:
+        is_hinge[hinge.residues] = True
+    return is_hinge
+
+
+def domain_summary(domains: Domains, template: Template) -> dict[str, object]:
+    """Return domains, hinges and motions by residue numbers, for domains.json."""
+    labels = [residue_label(template, index) for index in range(len(template))]
+    ends = np.flatnonzero((np.diff(domains.labels) != 0) | (np.diff(template.chain_position) != 1)) + 1
+    parts: list[list[str]] = [[] for _ in range(len(domains))]
+    for part in np.split(np.arange(len(template)), ends):
+        parts[domains.labels[part[0]] - 1].append(f"{labels[part[0]]}-{labels[part[-1]]}")
+    return {
+        "domains": [
+            {"domain": d + 1, "residues": part, "rigidity": round(float(domains.rigidity[d]), 3)}
+            for d, part in enumerate(parts)
+        ],
+        "hinges": [
+            {"residues": [labels[hinge.residues[0]], labels[hinge.residues[-1]]], "between": list(hinge.domains)}
+            for hinge in domains.hinges
+        ],
+        "motions": [
+            {
+                "domain": motion.domain,
+                "rotation_deg": round(motion.angle_deg, 2),
+                "translation": round(motion.translation, 2),
+                "axis": [round(float(value), 4) for value in motion.axis],
+                "point": [round(float(value), 2) for value in motion.point],
+            }
+            for motion in domains.motions
+        ],
+        "explained": round(domains.captured, 4),
+    }
+
+
+def residue_label(template: Template, index: int) -> str:
+    """Return a residue's name for people, as A:117."""
+    return f"{template.chain_ids[index]}:{template.residue_numbers[index]}{template.insertion_codes[index]}"
+
+
+def mechanics_plots(run: Run, landscape: Landscape, mechanics: Mechanics) -> list[Plot]:
+    """Return the plots of the mechanics."""
+    domains, section = mechanics.domains, "Mechanics"
+    fluctuation = plot_fluctuation(
+        run.template, mechanics.fluctuation, domains=domains, uncertainty=mechanics.uncertainty
+    )
+    caption = (
+        "How far each C-alpha moves over the images. Coloured bands are rigid domains, marks are hinges. Where the "
+        "uncertainty of single images is as large as the fluctuation, no motion is seen."
+    )
+    plots = [Plot(section, "Fluctuation", caption, fluctuation, "fluctuation.png")]
+    if domains is not None and len(domains) > 1:
+        caption = "How much the distance between two residues changes over the images: dark blocks move as one body."
+        plots.append(Plot(section, "Rigid domains", caption, _draw_domains(run, landscape, domains), "domains.png"))
+    for variable, values in mechanics.variables:
+        reference = {"template": float(evaluate(variable, run.template.positions[None].astype(np.float32))[0])}
+        drawn = plot_collective(variable.name, variable.unit, values[landscape.rows], reference)
+        name = f"cv_{variable.file_stem}.png"
+        plots.append(Plot("Collective variables", variable.name, _description(variable), drawn, name))
+    return plots
+
+
+def _description(variable: CollectiveVariable) -> str:
+    return f"The {variable.kind} of the centres of C-alphas, one value an image: {variable.text}."
+
+
+def _draw_domains(run: Run, landscape: Landscape, domains: Domains) -> Figure:
+    """Draw the matrix of a few hundred residues of a few hundred images."""
+    residues = np.arange(0, len(domains.labels), -(-len(domains.labels) // _MATRIX_RESIDUES))
+    sample = drawn_sample(run.conformations, landscape.rows, _MATRIX_IMAGES)[:, residues]
+    matrix = distance_fluctuation(torch.from_numpy(sample))
+    return plot_domains(matrix, domains.labels, residues=residues, template=run.template)
