@@ -67,16 +67,6 @@ def test_a_finished_half_is_left_alone_and_a_killed_one_goes_on(run, killed_afte
     assert np.load(second.conformations) == pytest.approx(expected, abs=0.05)
 
 
-def test_a_half_without_its_last_latents_gets_them(run):
-    folder = cryoatom.load(run.folder.halves[0]).folder
-    expected = np.load(folder.conformations)
-    shutil.copy(folder.weights(2), folder.weights())  # as a kill after the training leaves it
-    train_half_sets(run)
-    others = np.setdiff1d(np.arange(COUNT), np.concatenate(training_rows(cryoatom.load(folder.path).config, COUNT)))
-    assert np.load(folder.conformations)[others] == pytest.approx(expected[others], abs=0.05)
-    assert any("other half" in name for name in read_checkpoint(folder.weights())["identity"])
-
-
 def test_the_comparison_tells_who_saw_what(folder):
     run = cryoatom.load(folder / "run")
     found = compare_half_sets(run, bins=5)

@@ -20,6 +20,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome", "chromium-browser"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium or Chrome on the PATH")
 SOFTWARE_WEBGL = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+CENTER_MAP = "scatter.scrollIntoView({block: 'center', behavior: 'instant'})"
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def browser() -> Iterator[Any]:
 
 def opened(browser: Any, file: Path, script: str = "") -> SimpleNamespace:
     """Open a page offline; take note of what it says to the console and asks for."""
-    context = browser.new_context(viewport={"width": 1100, "height": 640}, accept_downloads=True)
+    context = browser.new_context(viewport={"width": 1100, "height": 760}, accept_downloads=True)
     context.set_offline(True)
     page = context.new_page()
     said, asked = [], []
@@ -92,7 +93,7 @@ def place(page: Any, x: float, y: float) -> tuple[float, float]:
 
 def draw(page: Any, mode: str, corners: list[tuple[float, float]]) -> None:
     page.evaluate("mode => Plotly.relayout(scatter, {dragmode: mode})", mode)
-    page.locator("#scatter").scroll_into_view_if_needed()
+    page.evaluate(CENTER_MAP)
     page.mouse.move(*place(page, *corners[0]))
     page.mouse.down()
     for corner in corners[1:]:
@@ -109,7 +110,7 @@ def saved(page: Any, button: str, folder: Path) -> Path:
 
 
 def test_a_click_on_a_point_shows_its_conformation(report: SimpleNamespace, page: Any) -> None:
-    page.locator("#scatter").scroll_into_view_if_needed()
+    page.evaluate(CENTER_MAP)
     page.mouse.click(*place(page, 3, 4))
     page.wait_for_selector("body[data-row='43']")
     assert coordinates(page) == pytest.approx(conformation(report.data, [43]), abs=0.02)
@@ -280,9 +281,10 @@ def test_without_webgl_the_rest_works(browser: Any, tmp_path: Path) -> None:
     page = without.page
     assert page.locator("#no-webgl").is_visible()
     assert page.evaluate("scatter.data[0].x.length") < 9000 / 2
-    draw(page, "select", [(-0.5, -0.5), (0.5, 100.5)])
-    page.wait_for_selector("body[data-selected='101']")
-    assert page.evaluate("cryoatom.state.rows") == list(range(0, 1010, 10))
-    assert coordinates(page) == pytest.approx(conformation(data, list(range(0, 1010, 10))), abs=0.02)
+    draw(page, "select", [(-0.5, -10), (0.5, 100)])  # a pixel is several rows high
+    page.wait_for_selector("body[data-kind=selection]")
+    rows = page.evaluate("cryoatom.state.rows")
+    assert rows == list(range(0, 10 * len(rows), 10)) and len(rows) == pytest.approx(100, abs=8)
+    assert coordinates(page) == pytest.approx(conformation(data, rows), abs=0.02)
     assert without.said == []
     without.context.close()

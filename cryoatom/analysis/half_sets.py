@@ -7,8 +7,7 @@ Errors that come from these are alike in both, and half sets cannot see them: ag
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -23,21 +22,12 @@ from cryoatom.ensemble.motions import find_motions
 from cryoatom.results.metrics import rank_correlation
 from cryoatom.run_folder import RunFolder
 from cryoatom.structure.superpose import rmsd, superpose
-from cryoatom.threads import available_cores
-from cryoatom.training.checkpoint import read_checkpoint, save_checkpoint
 from cryoatom.training.fit import training_rows
-from cryoatom.training.latents import scattered_latents
-from cryoatom.training.outputs import write_outputs
 from cryoatom.training.stage import Stage, silent
 from cryoatom.training.train import train
-from cryoatom.training.trainer import Trainer
-from cryoatom.workers import Workers
 
 BINS = 20
 _FEWEST = 4  # images: two for each half
-_ROUNDS, _PASSES = (1.0, 0.5, 0.25), 6  # rates, and passes at each, of latents of images that a half did not see
-_SPREAD = 0.1  # of latents at their start
-_FITTED = "latents of the other half"  # in a checkpoint that has them
 _RESIDUES_AT_ONCE = 2**20
 _logger = logging.getLogger(__name__)
 
@@ -112,7 +102,6 @@ def train_half_sets(
             _logger.info("%s has ended: it is not trained again", folder.path)
         else:
             train(config, command=["cryoatom", "analyze", str(run.folder.path), "--half-sets"], stage=stage)
-        _fit_unseen(config, folder, stage)
 
 
 def half_configs(run: Run, *, threads: int | None = None, datadir: Path | None = None) -> list[TrainConfig]:
@@ -187,47 +176,6 @@ def _has_ended(folder: RunFolder, config: TrainConfig) -> bool:
     if not (folder.conformations.is_file() and folder.weights().is_file()):
         return False
     return TrainConfig.merge({"load": None}, folder.config).num_epochs == config.num_epochs
-
-
-def _fit_unseen(config: TrainConfig, folder: RunFolder, stage: Stage) -> None:
-    """Fit the latents of images that neither trained the decoder nor were followed as held out, and write them.
-
-    Training leaves them where they began, but for its last small steps. The checkpoint is written last, and says so.
-    """
-    state = read_checkpoint(folder.weights())
-    if _FITTED in state["identity"]:
-        return
-    half = load(folder.path)
-    rows = np.setdiff1d(np.arange(len(half)), np.concatenate(training_rows(config, len(half))))
-    with (
-        folder.writing(),
-        Workers(available_cores(config.threads)) as workers,
-        half.trainer(workers, datadir=config.datadir, device=config.device) as trainer,
-    ):
-        rows = rows[~trainer.data.is_dead[rows]]
-        with stage(len(_ROUNDS) * _PASSES * len(rows), "Latents of the other half") as advance:
-            _fit_latents(trainer, rows, lambda passes: advance(passes * len(rows), ""))
-        inputs = half.inputs(config.datadir)
-        write_outputs(config, folder, inputs.particles, inputs.template, trainer, lambda done: None)
-        save_checkpoint(folder.weights(), trainer, state["history"], {**state["identity"], _FITTED: "yes"})
-
-
-def _fit_latents(trainer: Trainer, rows: np.ndarray, advance: Callable[[int], None]) -> None:
-    """Fit latents to a decoder that knows its way already.
-
-    Adam divides by the root mean square of all gradients so far, and the first ones, far from home, are the largest: it
-    would crawl. So it forgets them twice. On ADK conformations of unseen images then err as little as those of others
-    (0.73 and 0.74 Å), after 20 passes at a stretch still by 0.79 Å.
-    """
-    images = torch.from_numpy(rows)
-    generator = torch.Generator().manual_seed(trainer.seed)
-    trainer.latents.restart(images, scattered_latents(len(rows), trainer.latents.values.shape[1], _SPREAD, generator))
-    schedule = replace(trainer.schedule, epochs=_PASSES, warmup=0, decay=0.7)
-    for number, rate in enumerate(_ROUNDS):
-        trainer.latents.restart(images, trainer.latents.read(images).clone())
-        for index in range(_PASSES):
-            trainer.fit_latents(rows, rate * schedule.factor(index + 0.5))
-            advance(number * _PASSES + index + 1)
 
 
 def _seen_by(configs: list[TrainConfig], count: int) -> np.ndarray:

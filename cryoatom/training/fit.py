@@ -20,6 +20,7 @@ from cryoatom.training.robust import first_weighed, keep_what_is_asked_for, weig
 from cryoatom.training.search_plan import search_plan
 from cryoatom.training.stage import Stage
 from cryoatom.training.trainer import Schedule, Trainer
+from cryoatom.training.unseen import fit_unseen
 
 _SCALE_SAMPLE = 1024  # images that fix the scale from electrons to image units
 _GAIN = 1e-5  # part of the held-out likelihood that counts as a gain
@@ -77,6 +78,9 @@ def fit(
                     folder.latents(epoch + 1), trainer.latents.read(torch.arange(len(trainer.data))).numpy()
                 )
             advance(seen + len(training), describe(history[-1]))
+    if config.train_on != "all":
+        unseen = np.setdiff1d(np.flatnonzero(is_alive), np.concatenate([training, held_out]))
+        fit_unseen(trainer, unseen, stage)
     refine_latents(trainer, config.z_passes, stage)
     save_checkpoint(folder.weights(), trainer, history, identity)
     return orientation

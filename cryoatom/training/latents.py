@@ -8,6 +8,8 @@ from torch import Tensor
 
 from cryoatom.training.row_adam import RowAdam
 
+LATENT_SPREAD = 0.1  # of latents at their start
+
 
 class LatentTable:
     """Latents, and which of them each image has.

@@ -27,7 +27,7 @@ from cryoatom.training.image_fits import ImageFits
 from cryoatom.training.image_report import report_images
 from cryoatom.training.images import prepare_images
 from cryoatom.training.inputs import Inputs, choose_device, known_shifts, read_inputs, run_identity
-from cryoatom.training.latents import own_latents, scattered_latents
+from cryoatom.training.latents import LATENT_SPREAD, own_latents, scattered_latents
 from cryoatom.training.model import ConformationModel
 from cryoatom.training.objective import Objective, Weights
 from cryoatom.training.outputs import write_outputs
@@ -45,7 +45,6 @@ from cryoatom.training.uncertainty import (
 from cryoatom.workers import Workers
 
 _logger = logging.getLogger(__name__)
-_LATENT_SPREAD = 0.1
 _SEARCHED_POSE_RATE_DEG = 0.6
 
 
@@ -94,7 +93,7 @@ def build_trainer(config: TrainConfig, inputs: Inputs, data: MatchedSet, workers
     return Trainer(
         build_model(config, inputs.template, inputs.graph, data.grid.coarse_pixel),
         objective,
-        own_latents(scattered_latents(len(data), config.zdim, _LATENT_SPREAD, generator)),
+        own_latents(scattered_latents(len(data), config.zdim, LATENT_SPREAD, generator)),
         data,
         poses,
         plan,
