@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from cryoatom.ensemble.fluctuation import displacements, fluctuations
+from cryoatom.ensemble.fluctuation import fluctuations
 from cryoatom.ensemble.sampling import drawn_sample, spread_rows
 
 
@@ -43,15 +43,6 @@ def test_only_the_rows_that_count_are_measured(mean: np.ndarray) -> None:
 def test_few_images_or_residues_do_not_break_it(images: int, residues: int, mean: np.ndarray) -> None:
     few = np.repeat(mean[None, :residues], images, axis=0)
     assert fluctuations(few, mean[:residues]).shape == (residues,)
-
-
-def test_displacements_are_those_after_superposition(mean: np.ndarray) -> None:
-    last = mean.copy()
-    last[40] += [0, 0, 8]
-    found = displacements(mean, turned(last[None])[0])
-    assert found.argmax() == 40 and found[40] == pytest.approx(8, abs=0.4)
-    assert np.delete(found, 40).max() < 0.5
-    assert displacements(mean, turned(mean[None])[0]) == pytest.approx(0, abs=1e-6)
 
 
 def test_a_sample_has_one_row_of_each_stretch_and_follows_no_period() -> None:

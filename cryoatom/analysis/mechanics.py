@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from cryoatom.analysis.analyze_config import AnalyzeConfig
@@ -15,9 +14,8 @@ from cryoatom.analysis.report_data import Plot
 from cryoatom.analysis.run import Run
 from cryoatom.ensemble.collective import CollectiveVariable, evaluate, parse_variables
 from cryoatom.ensemble.domain_plots import plot_collective, plot_domains, plot_fluctuation
-from cryoatom.ensemble.domains import Domains, find_domains
+from cryoatom.ensemble.domains import Domains, distance_fluctuations, find_domains
 from cryoatom.ensemble.fluctuation import fluctuations
-from cryoatom.ensemble.rigid_bodies import distance_fluctuation
 from cryoatom.ensemble.sampling import drawn_sample
 from cryoatom.files.csv_table import write_csv
 from cryoatom.files.replacing import replacing
@@ -27,7 +25,7 @@ from cryoatom.structure.template import Template
 from cryoatom.training.outputs import alpha_atoms
 
 _SAMPLE = 2000
-_MATRIX_IMAGES, _MATRIX_RESIDUES = 300, 500
+_MATRIX_IMAGES = 300
 
 
 @dataclass(frozen=True)
@@ -187,8 +185,5 @@ def _description(variable: CollectiveVariable) -> str:
 
 
 def _draw_domains(run: Run, landscape: Landscape, domains: Domains) -> Figure:
-    """Draw the matrix of a few hundred residues of a few hundred images."""
-    residues = np.arange(0, len(domains.labels), -(-len(domains.labels) // _MATRIX_RESIDUES))
-    sample = drawn_sample(run.conformations, landscape.rows, _MATRIX_IMAGES)[:, residues]
-    matrix = distance_fluctuation(torch.from_numpy(sample))
+    residues, matrix = distance_fluctuations(run.conformations, rows=landscape.rows, sample=_MATRIX_IMAGES)
     return plot_domains(matrix, domains.labels, residues=residues, template=run.template)

@@ -37,9 +37,3 @@ def fluctuations(
     for part in drawn.split(at_once):
         squares += (superpose(part, middle) - middle).square().sum(dim=(0, 2))
     return (squares / len(drawn)).sqrt().numpy()
-
-
-def displacements(first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Return how far each C-alpha moves from one (residues, 3) conformation to another, superposed: (residues,), Å."""
-    start, end = (torch.from_numpy(np.asarray(positions, dtype=np.float64)) for positions in (first, last))
-    return (superpose(end, start) - start).norm(dim=1).numpy()

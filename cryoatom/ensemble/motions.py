@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from cryoatom.ensemble.sampling import spread_rows
 from cryoatom.structure.superpose import procrustes_mean, superpose
 
 _RESIDUES_AT_ONCE = 200_000
@@ -99,7 +100,7 @@ def find_motions(
     """
     rows = np.arange(len(conformations)) if rows is None else np.sort(np.asarray(rows, dtype=np.int64))
     residues = conformations.shape[1]
-    chosen = _spread_rows(rows, min(sample, max(count + 1, _SAMPLED_RESIDUES // residues)), seed)
+    chosen = spread_rows(rows, min(sample, max(count + 1, _SAMPLED_RESIDUES // residues)), seed=seed)
     drawn = torch.from_numpy(np.array(conformations[chosen], dtype=np.float64))
     mean = procrustes_mean(drawn, torch.ones(len(drawn), dtype=torch.float64))
     axes = _axes(superpose(drawn, mean).numpy() - mean.numpy(), mean.numpy(), count)
@@ -123,15 +124,6 @@ def latent_components(latents: np.ndarray, count: int) -> Components:
     total = variances.sum()
     shares = variances[::-1][:count].clip(min=0) / (total if total > 0 else 1.0)
     return Components(mean, axes, shares, ((values - mean) @ axes.T).astype(np.float32))
-
-
-def _spread_rows(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """Return one row of each of `most` equal stretches: no period in the order of a file can bias the choice."""
-    if len(rows) <= most:
-        return rows
-    edges = np.linspace(0, len(rows), most + 1)
-    places = edges[:-1] + np.random.default_rng(seed).random(most) * np.diff(edges)
-    return rows[places.astype(np.int64)]
 
 
 def _axes(deviations: np.ndarray, mean: np.ndarray, count: int) -> np.ndarray:
