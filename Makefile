@@ -9,7 +9,7 @@ INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.
 .PHONY: help demo test slow lint format docs clean
 
 help:
-	@echo "make demo    simulate, reconstruct and evaluate a small real protein (minutes)"
+	@echo "make demo    simulate, reconstruct, analyse and evaluate a small real protein (minutes)"
 	@echo "make test    the quick test suite"
 	@echo "make slow    the slow tests"
 	@echo "make lint    ruff, pyright and import-linter"
