@@ -108,6 +108,11 @@ class RunFolder:
         return self.path / "poses.csv"
 
     @property
+    def rows(self) -> Path:
+        """Row of the particle file of each image, int64 (images,)."""
+        return self.path / "rows.npy"
+
+    @property
     def uncertainty(self) -> Path:
         """Standard deviation of each residue of each image's conformation, float16 (images, residues), Å."""
         return self.path / "uncertainty.npy"
@@ -150,7 +155,7 @@ class RunFolder:
     def outputs(self) -> list[Path]:
         """Return the files and folders of a run that are there, but for images in matched form, settings and log."""
         numbered = [*self.path.glob("weights*.pt"), *self.path.glob("z*.npy")]
-        tables = [self.poses, self.pose_report, self.image_report, self.good_rows, self.metrics]
+        tables = [self.rows, self.poses, self.pose_report, self.image_report, self.good_rows, self.metrics]
         structures = [self.uncertainty, self.conformations, self.trajectory, self.topology, self.pdb, self.evaluation]
         later = [*self.path.glob("analyze*"), *self.halves]
         return [path for path in (*numbered, *tables, *structures, *later) if path.exists()]
@@ -235,6 +240,11 @@ class AnalysisFolder:
     def config(self) -> Path:
         """Settings, command line, version, time."""
         return self.path / "config.yaml"
+
+    @property
+    def state(self) -> Path:
+        """Digest of the latents that were analysed: what lies beside it is of these."""
+        return self.path / "state.txt"
 
     @property
     def latent_components(self) -> Path:

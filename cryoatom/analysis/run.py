@@ -104,8 +104,15 @@ class Run:
         return np.load(self.folder.uncertainty, mmap_mode="r", allow_pickle=False)
 
     @cached_property
+    def rows(self) -> np.ndarray:
+        """(images,) int64: the row of the particle file that each image is; others than 0, 1, ... with `train --ind`."""
+        return read_npy(self.folder.rows)
+
+    @cached_property
     def good_rows(self) -> np.ndarray:
-        """Images that are neither junk nor dead, rows from 0 of the run's images; all of them if none is good."""
+        """Images of the run that are neither junk nor dead; all of them where none is good, or none was judged yet."""
+        if not self.folder.image_report.is_file():
+            return np.arange(len(self))
         is_good = (self.images["is_junk"] == 0) & (self.images["is_dead"] == 0)
         return np.flatnonzero(is_good) if is_good.any() else np.arange(len(self))
 
@@ -174,7 +181,13 @@ class Run:
             changes["template"] = self.folder.template
         if self.config.graph is None or not self.config.graph.is_file():
             changes["graph"] = self.folder.graph
-        return read_inputs(self.config.model_copy(update=changes))
+        inputs = read_inputs(self.config.model_copy(update=changes))
+        if not np.array_equal(inputs.particles.image_names, self.image_names):
+            raise ValueError(
+                f"{self.config.particles} (with --ind, if it was given) has no longer the images that "
+                f"{self.folder.path} was trained on"
+            )
+        return inputs
 
     @contextmanager
     def trainer(

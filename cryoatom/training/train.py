@@ -11,6 +11,7 @@ import torch
 
 from cryoatom.config import TrainConfig
 from cryoatom.decoders import DECODERS
+from cryoatom.files.rows import read_rows
 from cryoatom.imaging.beads import BeadModel, bead_layout
 from cryoatom.imaging.matched import WIDTH_PER_PIXEL, MatchedSet
 from cryoatom.run_folder import RunFolder
@@ -170,6 +171,8 @@ def fit_and_write(
     """Fit what was read and checked, and write the outputs."""
     write_template(folder.template, inputs.template)
     write_graph(folder.graph, inputs.graph)
+    rows = np.arange(len(inputs.particles)) if config.ind is None else read_rows(config.ind)
+    folder.save_array(folder.rows, rows)
     cores = available_cores(config.threads)
     if cores * config.chunk > config.batch_size:
         _logger.info(
