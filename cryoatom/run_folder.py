@@ -242,6 +242,11 @@ class AnalysisFolder:
         return self.path / "config.yaml"
 
     @property
+    def lock(self) -> Path:
+        """There while an analysis writes; who it is."""
+        return self.path / ".lock"
+
+    @property
     def state(self) -> Path:
         """Digest of the latents that were analysed: what lies beside it is of these."""
         return self.path / "state.txt"

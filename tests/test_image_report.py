@@ -83,5 +83,7 @@ def test_particles_of_cryosparc_keep_their_uid(spoiled, tmp_path):
     particles = read_particles(config.particles)
     with trainer_of(config) as trainer:
         folder = RunFolder(tmp_path)
-        report_images(config, folder, replace(particles, uids=np.arange(COUNT, dtype=np.uint64) + 2**63), trainer)
+        report_images(
+            config, folder, replace(particles, uids=np.arange(COUNT, dtype=np.uint64) + 2**63), trainer, np.ones(COUNT)
+        )
     assert read_report(folder)["uid"].tolist() == [str(2**63 + i) for i in range(COUNT)]

@@ -5,8 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fits import settings, trainer_of, write_dataset
+from fits import PIXEL_SIZE, settings, trainer_of, write_dataset
+from particle_data import write_stack
 
+from cryoatom.analysis.run import load
+from cryoatom.files.mrc import open_stack
 from cryoatom.imaging.likelihood import quadratic_form
 from cryoatom.run_folder import RunFolder
 from cryoatom.training.train import train
@@ -42,10 +45,10 @@ def trainer(folder, run):
         yield trainer
 
 
-def posterior(trainer, *, weight: float = 1.0, marginal_poses: bool = False, prior: torch.Tensor | None = None):
-    weights = torch.full((COUNT,), weight)
+def posterior(trainer, *, fits: float = 1.0, marginal_poses: bool = False, prior: torch.Tensor | None = None):
     prior = latent_covariance(trainer.latents.values, torch.ones(COUNT)) if prior is None else prior
-    return image_posterior(trainer, np.arange(8), prior=prior, weights=weights, marginal_poses=marginal_poses)
+    probability = torch.full((COUNT,), fits)
+    return image_posterior(trainer, np.arange(8), prior=prior, fits=probability, marginal_poses=marginal_poses)
 
 
 def test_the_information_of_one_direction_is_its_quadratic_form(trainer):
@@ -84,9 +87,11 @@ def test_the_information_is_the_curvature_of_the_expected_likelihood(trainer):
 
 
 def test_an_image_that_does_not_fit_is_as_unknown_as_any_of_the_ensemble(trainer):
-    known, unknown = posterior(trainer), posterior(trainer, weight=0.0)
+    known, half, unknown = posterior(trainer), posterior(trainer, fits=0.5), posterior(trainer, fits=0.0)
     torch.testing.assert_close(unknown.residue_sd.square().mean(dim=1), unknown.ensemble_variance)
     torch.testing.assert_close(unknown.information, torch.zeros(8), rtol=0, atol=1e-4)
+    variances = [each.residue_sd.square() for each in (known, half, unknown)]
+    torch.testing.assert_close(variances[1], 0.5 * (variances[0] + variances[2]))
     assert (known.information > 0).all()
     assert (known.residue_sd.square().mean(dim=1) < known.ensemble_variance).all()
 
@@ -103,14 +108,20 @@ def test_an_unknown_pose_leaves_more_open(trainer):
 def test_a_profiled_scale_leaves_more_open(trainer):
     known = posterior(trainer)
     trainer.objective.nll_is_profiled = True
+    trainer.fits.cross = trainer.fits.power.clone()  # scales of 1: what is left is that they are not known
     difference = posterior(trainer).covariance.double() - known.covariance.double()
     assert (torch.linalg.eigvalsh(difference) > -1e-6).all()
 
 
-def test_twice_the_noise_means_about_twice_the_deviation(trainer):
-    prior = 1e6 * torch.eye(2, dtype=torch.float64)
-    once, fainter = (posterior(trainer, weight=weight, prior=prior).residue_sd for weight in (1.0, 0.25))
-    torch.testing.assert_close(fainter, 2 * once, rtol=1e-3, atol=1e-4)
+def test_a_profiled_scale_does_not_depend_on_the_units_of_the_model(trainer):
+    """Twice the overall scale is the same likelihood, so it must be the same uncertainty."""
+    trainer.objective.nll_is_profiled = True
+    trainer.losses(np.arange(COUNT))
+    once = posterior(trainer)
+    trainer.model.beads.log_scale.data += float(np.log(2.0))
+    trainer.fits.cross, trainer.fits.power = 2 * trainer.fits.cross, 4 * trainer.fits.power
+    twice = posterior(trainer)
+    torch.testing.assert_close(twice.residue_sd, once.residue_sd, rtol=1e-3, atol=1e-5)
 
 
 def test_a_rigid_motion_of_the_conformation_is_no_uncertainty(trainer):
@@ -138,13 +149,35 @@ def test_a_run_leaves_what_the_documentation_promises(run):
     assert "pose_sd_deg" not in row
 
 
-def test_the_figures_do_not_depend_on_threads_or_chunks(trainer, tmp_path):
+def test_the_figures_do_not_depend_on_chunks(trainer, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    first = measure_uncertainty(trainer, RunFolder(tmp_path / "a"), marginal_poses=False)
+    first = measure_uncertainty(trainer, RunFolder(tmp_path / "a"), np.ones(COUNT), marginal_poses=False)
     trainer.chunk = 7
-    second = measure_uncertainty(trainer, RunFolder(tmp_path / "b"), marginal_poses=False)
+    second = measure_uncertainty(trainer, RunFolder(tmp_path / "b"), np.ones(COUNT), marginal_poses=False)
     np.testing.assert_allclose(first.sd, second.sd, rtol=1e-2)
+
+
+def test_images_of_noise_are_not_called_well_known(tmp_path):
+    """Of 200 images 20 are noise: they are as unknown as any image of the ensemble, and said to be."""
+    particles = write_dataset(tmp_path, 200)
+    stack, noise = open_stack(particles.stacks[0]).read(np.arange(200)), np.random.default_rng(3)
+    junk = np.arange(0, 200, 10)
+    stack[junk] = noise.normal(size=stack[junk].shape)
+    write_stack(tmp_path / "particles.mrcs", stack, PIXEL_SIZE)
+    run = load(train(settings(tmp_path, zdim=2, num_epochs=8)).path)
+    sd, good = run.images["sd"], np.setdiff1d(np.arange(200), junk)
+    silent = run.images["is_uninformative"] == 1
+    assert silent[junk].mean() > 0.8 and silent[good].mean() < 0.2
+    assert np.median(sd[junk]) > 2 * np.median(sd[good])
+
+
+def test_a_run_that_goes_on_without_it_keeps_no_old_uncertainty(folder, tmp_path):
+    config = settings(folder, tmp_path / "run", zdim=2, num_epochs=1)
+    run = train(config)
+    assert run.uncertainty.is_file()
+    train(config.model_copy(update={"load": "latest", "uncertainty": False}))
+    assert not run.uncertainty.exists() and not run.latent_covariance.exists()
 
 
 def test_images_without_information_are_named():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ import torch
 from cryoatom.analysis.analyze_config import AnalyzeConfig
 from cryoatom.analysis.evidence import Evidence, gather_evidence
 from cryoatom.analysis.landscape import Traversal, survey, traverse
-from cryoatom.analysis.landscape_files import landscape_plots, write_landscape
+from cryoatom.analysis.freshness import latents_digest
+from cryoatom.analysis.half_sets import check_half_sets
+from cryoatom.analysis.landscape_files import clear_outputs, landscape_plots, write_landscape
 from cryoatom.analysis.mechanics import measure_mechanics, mechanics_plots, write_mechanics
 from cryoatom.analysis.page import report_data
 from cryoatom.analysis.report import write_report
@@ -21,14 +24,15 @@ from cryoatom.analysis.run import Run, load
 from cryoatom.analysis.trust import trust_checks, write_trust
 from cryoatom.analysis.trust_plots import trust_plots
 from cryoatom.analysis.volumes import write_densities
-from cryoatom.files.replacing import replacing
+from cryoatom.files.lock import locked
+from cryoatom.files.replacing import remove_leftovers, replacing
 from cryoatom.plotting import save_png
 from cryoatom.run_folder import AnalysisFolder
 from cryoatom.threads import available_cores
 from cryoatom.training.stage import Stage, silent
 
+TITLE = "Analysing"
 _STEPS = 5
-_logger = logging.getLogger(__name__)
 
 
 def analyze(config: AnalyzeConfig, *, command: list[str] | None = None, stage: Stage = silent) -> AnalysisFolder:
@@ -51,39 +55,56 @@ def analyze(config: AnalyzeConfig, *, command: list[str] | None = None, stage: S
         When the disk is full.
     """
     run = load(config.run, config.epoch)
+    if config.half_sets:
+        check_half_sets(run)
     folder = run.folder.analysis(run.epoch) if config.outdir is None else AnalysisFolder(config.outdir)
     torch.set_num_threads(available_cores(config.threads))
-    with stage(_STEPS, "Analysing") as advance:
+    with stage(_STEPS, TITLE) as advance:
         landscape = survey(run, config)
         advance(1, "")
         series = traverse(run, landscape, config)
         mechanics = measure_mechanics(run, landscape, series, config)
         advance(2, "")
-        write_landscape(folder, run, landscape, series)
-        write_mechanics(folder, run, mechanics)
-        with replacing(folder.config) as temporary:
-            temporary.write_text(config.to_yaml(command or []), encoding="utf-8")
-        if config.volumes:
-            _write_volumes(folder, run, series, config)
-        advance(3, "")
-        evidence = gather_evidence(run, landscape, config, stage)
-        advance(4, "")
-        checks = _judge(folder, run, evidence)
-        plots = [*landscape_plots(landscape), *mechanics_plots(run, landscape, mechanics), *_trust_plots(run, evidence)]
-        _write_plots(folder, plots)
-        data = report_data(
-            run,
-            landscape,
-            mechanics,
-            evidence,
-            series=series,
-            checks=checks,
-            plots=plots,
-            command=shlex.join(command or ["cryoatom", "analyze", str(config.run)]),
-        )
-        write_report(folder.report, data)
+        with _writing(folder):
+            folder.config.write_text(config.to_yaml(command or []), encoding="utf-8")
+            write_landscape(folder, run, landscape, series)
+            write_mechanics(folder, run, mechanics)
+            if config.volumes:
+                _write_volumes(folder, run, series, config)
+            advance(3, "")
+            evidence = gather_evidence(run, landscape, config, stage)
+            advance(4, "")
+            checks = _judge(folder, run, evidence)
+            plots = [*landscape_plots(landscape), *mechanics_plots(run, landscape, mechanics)]
+            plots += _trust_plots(run, evidence)
+            _write_plots(folder, plots)
+            data = report_data(
+                run,
+                landscape,
+                mechanics,
+                evidence,
+                series=series,
+                checks=checks,
+                plots=plots,
+                command=shlex.join(command or ["cryoatom", "analyze", str(config.run)]),
+            )
+            write_report(folder.report, data)
+            with replacing(folder.state) as temporary:  # the last file: what has it is whole
+                temporary.write_text(latents_digest(run) + "\n", encoding="utf-8")
         advance(_STEPS, "")
     return folder
+
+
+@contextmanager
+def _writing(folder: AnalysisFolder) -> Iterator[None]:
+    """Make the folder, keep others out of it, and take away what an earlier analysis left, its report first."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with locked(folder.lock):
+        folder.state.unlink(missing_ok=True)
+        folder.report.unlink(missing_ok=True)
+        remove_leftovers(folder.path)
+        clear_outputs(folder)
+        yield
 
 
 def _write_volumes(folder: AnalysisFolder, run: Run, series: dict[str, Traversal], config: AnalyzeConfig) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -105,7 +103,7 @@ class Run:
 
     @cached_property
     def rows(self) -> np.ndarray:
-        """(images,) int64: the row of the particle file that each image is; others than 0, 1, ... with `train --ind`."""
+        """(images,) int64: the row of the particle file that each image is; 0, 1, ... but for `train --ind`."""
         return read_npy(self.folder.rows)
 
     @cached_property
@@ -189,25 +187,24 @@ class Run:
             )
         return inputs
 
-    @contextmanager
-    def trainer(
+    def open_trainer(
         self, workers: Workers, *, datadir: Path | None = None, device: str = "cpu", stage: Stage = silent
-    ) -> Iterator[Trainer]:
-        """Yield the fit as it ended (or as it was after the epoch), with its images.
+    ) -> Trainer:
+        """Return the fit as it ended (or as it was after the epoch), with its images; nothing learns any more.
 
         Images in matched form are prepared again where they have been deleted.
 
         Raises
         ------
-        FileNotFoundError
-            When the particle file or its stacks are no longer where they were.
+        FileNotFoundError, ValueError
+            When the particle file or its stacks are no longer where they were, or hold other images.
         """
         config, inputs = self.config.model_copy(update={"device": device}), self.inputs(datadir)
         data = prepare_images(config, inputs, self.folder, workers, stage)
         trainer = build_trainer(config, inputs, data, workers)
         load_checkpoint(self.folder.weights(self.epoch), trainer)
         trainer.model.requires_grad_(False)
-        yield trainer
+        return trainer
 
 
 def load(path: str | Path, epoch: int | None = None) -> Run:

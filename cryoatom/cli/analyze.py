@@ -41,9 +41,9 @@ def analyze(config: AnalyzeConfig) -> None:
 
     add_run_log(RunFolder(config.run).log)
     folder = analyse(config, command=sys.argv, stage=progress_of_steps)
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     console.print(f"{folder.report}: open it in a browser")
-    console.print(f"{folder.path}: series of structures; in ChimeraX `open {folder.series('motion1')}/open.cxc`")
+    console.print(f"{folder.path}: series of structures; each folder has an open.cxc for ChimeraX")
 
 
 def analyze_finished(config: TrainConfig, console: Console) -> None:
@@ -53,7 +53,7 @@ def analyze_finished(config: TrainConfig, console: Console) -> None:
 
     try:
         folder = analyse(AnalyzeConfig(run=config.outdir, threads=config.threads), stage=progress_of_steps)
-    except (ValueError, OSError) as error:
-        logging.getLogger("cryoatom").warning("the run is whole, but its analysis failed: %s", error)
+    except (ValueError, OSError, RuntimeError) as error:
+        logging.getLogger("cryoatom").warning("the run is whole, but its analysis failed: %s", error, exc_info=True)
     else:
         console.print(f"{folder.report}: open it in a browser; `cryoatom analyze --help` tells what more there is")

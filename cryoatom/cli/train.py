@@ -42,13 +42,13 @@ def train(config: TrainConfig, dry_run: bool) -> None:
 
     add_run_log(RunFolder(config.outdir).log)
     folder = fit(config, command=sys.argv, stage=progress)
-    console = Console(soft_wrap=True, highlight=False)
-    if config.analysis:
-        analyze_finished(config, console)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     console.print(f"{folder.conformations}: one conformation per image; every epoch's figures in {folder.metrics}")
     if config.dcd:
         console.print(f"{folder.trajectory} with {folder.topology} for ChimeraX, VMD or PyMOL")
     console.print(f"{folder.image_report}: which images fit; {folder.good_rows}: their rows, for --ind")
+    if config.analysis:
+        analyze_finished(config, console)
 
 
 def _rehearse(config: TrainConfig) -> None:

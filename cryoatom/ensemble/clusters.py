@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.cluster.vq import ClusterError, kmeans2, vq
 
-from cryoatom.particles.rows import spaced_rows
+from cryoatom.particles.rows import spread_rows
 
 _PLACING_IMAGES = 20_000
 _RESTARTS = 5
@@ -68,7 +68,7 @@ def cluster_latents(latents: np.ndarray, count: int, *, seed: int, rows: np.ndar
 
 def _started(values: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Return the centres of the best of several starts on some of the images."""
-    some = values[spaced_rows(len(values), _PLACING_IMAGES)]
+    some = values[spread_rows(np.arange(len(values)), _PLACING_IMAGES, seed=seed)]
     different = np.unique(some, axis=0)
     if len(different) <= count:
         return different

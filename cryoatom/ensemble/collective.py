@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -15,6 +16,8 @@ from cryoatom.structure.template import Template, select_residues
 KINDS = {"distance": 2, "angle": 3, "dihedral": 4}
 _FORM = "[NAME=]KIND:SELECTION/SELECTION..., for example lid=angle:179-185/115-125/125-153"
 _NAME = re.compile(r"[\w.+-]+")
+_LONGEST = 40  # characters of a name, and of a part of a file name
+_TAKEN = "image"  # a column of collective.csv
 _RESIDUES_AT_ONCE = 1_000_000
 
 
@@ -44,14 +47,12 @@ class CollectiveVariable:
         return "Å" if self.kind == "distance" else "°"
 
     @property
-    def is_circular(self) -> bool:
-        """Whether -180 and 180 are the same."""
-        return self.kind == "dihedral"
-
-    @property
     def file_stem(self) -> str:
-        """The name with '_' for what a file name should not have."""
-        return re.sub(r"[^\w.+-]+", "_", self.name)
+        """The name with '_' for what a file name should not have; a long one is cut, and ends with its digest."""
+        stem = re.sub(r"[^\w.+-]+", "_", self.name)
+        if len(stem) <= _LONGEST:
+            return stem
+        return f"{stem[:_LONGEST]}_{hashlib.sha256(self.name.encode()).hexdigest()[:8]}"
 
 
 def parse_variable(text: str, template: Template) -> CollectiveVariable:
@@ -62,7 +63,8 @@ def parse_variable(text: str, template: Template) -> CollectiveVariable:
     text : str
         NAME=KIND:SELECTION/SELECTION[/SELECTION[/SELECTION]]; KIND is distance (two selections), angle (three, the
         vertex in the middle) or dihedral (four). Selections are as in
-        :func:`~cryoatom.structure.template.select_residues`: 'A:10-20,35'. Without NAME= the text is the name.
+        :func:`~cryoatom.structure.template.select_residues`: 'A:10-20,35'. Without NAME= the text without blanks is
+        the name.
     template : Template
 
     Raises
@@ -75,6 +77,10 @@ def parse_variable(text: str, template: Template) -> CollectiveVariable:
     name, kind = name.strip(), kind.strip().lower()
     if not colon or (equals and not _NAME.fullmatch(name)):
         raise ValueError(f"cannot read the collective variable {text!r}; expected {_FORM}; names have no spaces or /")
+    if len(name) > _LONGEST:
+        raise ValueError(f"{text!r}: a name has at most {_LONGEST} characters, this one has {len(name)}")
+    if name.lower() == _TAKEN:
+        raise ValueError(f"{text!r}: {name!r} is the column of image numbers; give the variable another name")
     if kind not in KINDS:
         raise ValueError(f"{text!r}: no collective variable is called {kind!r}; there are {', '.join(KINDS)}")
     parts = groups.split("/")
@@ -91,7 +97,7 @@ def parse_variable(text: str, template: Template) -> CollectiveVariable:
     for i, j in combinations(range(len(parts)), 2):
         if np.array_equal(selections[i], selections[j]):
             raise ValueError(f"{text!r}: {parts[i].strip()!r} and {parts[j].strip()!r} are the same residues")
-    return CollectiveVariable(name or text.strip(), kind, tuple(selections), text)
+    return CollectiveVariable(name or re.sub(r"\s+", "", text), kind, tuple(selections), text)
 
 
 def parse_variables(texts: Iterable[str], template: Template) -> tuple[CollectiveVariable, ...]:
@@ -133,14 +139,6 @@ def evaluate(variable: CollectiveVariable, conformations: np.ndarray) -> np.ndar
         centres = [block[:, chosen].mean(axis=1, dtype=np.float64) for chosen in variable.selections]
         values[start : start + at_once] = measure(*centres)
     return values
-
-
-def mean_and_spread(variable: CollectiveVariable, values: np.ndarray) -> tuple[float, float]:
-    """Return the mean and the standard deviation of values; of dihedrals, around the circle."""
-    if not variable.is_circular:
-        return float(values.mean()), float(values.std())
-    middle = circular_mean(values)
-    return middle, float(np.sqrt(np.square(unwrapped_about(values, middle) - middle).mean()))
 
 
 def circular_mean(degrees: np.ndarray) -> float:

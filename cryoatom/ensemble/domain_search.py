@@ -13,7 +13,6 @@ from torch import Tensor
 
 from cryoatom.ensemble.rigid_bodies import distance_fluctuation, divide_chains, fluctuation_in_frame
 
-LOG = logging.getLogger(__name__)
 LEAST_DOMAIN = 20  # residues, as in DynDom
 LEAST_SEGMENT = 5  # residues
 LEAST_RATIO = 1.0  # of the r.m.s. motion between two domains to that inside them, as in DynDom
@@ -23,6 +22,7 @@ MOST_DOMAINS = 10  # to start from
 SEEN_NOISE = 0.25  # of the noise's mean square; twice what superposing 20 noisy residues adds to fluctuations
 _REFINEMENTS = 10
 LEAST_FLUCTUATION = 1e-3  # Å, r.m.s.: less is the rounding of float32
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def search_domains(search: Search, count: int | None) -> np.ndarray:
         labels = _numbered(np.where(labels == second, first, labels))
         labels = _without_small(search, search.refined(labels), least=least)
     if count is not None and labels.max() + 1 < count:
-        LOG.info("%d domains were asked for; only %d could be told apart", count, labels.max() + 1)
+        _logger.info("%d domains were asked for; only %d could be told apart", count, labels.max() + 1)
     return labels
 
 

@@ -9,7 +9,7 @@ from matplotlib.colors import BoundaryNorm, LogNorm
 from matplotlib.figure import Figure
 
 from cryoatom.ensemble.motions import Components, Motions
-from cryoatom.ensemble.paths import free_energy
+from cryoatom.ensemble.along_path import free_energy
 from cryoatom.plotting import BLUE, GREY, ORANGE, STYLE, VERMILION, figure, legend_above, whole_numbers
 
 _MANY_POINTS = 20_000
@@ -74,9 +74,9 @@ def plot_path(
     Parameters
     ----------
     position, distance : (images,)
-        From :func:`~cryoatom.ensemble.paths.position_on_path`.
+        From :func:`~cryoatom.ensemble.along_path.position_on_path`.
     edges, density : (bins + 1,), (bins,)
-        From :func:`~cryoatom.ensemble.paths.density_on_path`.
+        From :func:`~cryoatom.ensemble.along_path.density_on_path`.
     unit : str
         Of the distance: Å where the path leads through amplitudes of motions.
     """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cryoatom.ensemble.sampling import spread_rows
+from cryoatom.particles.rows import spread_rows
 from cryoatom.structure.superpose import procrustes_mean, superpose
 
 _RESIDUES_AT_ONCE = 200_000
@@ -62,6 +62,7 @@ class Components:
     Parameters
     ----------
     mean : (latent,) float64
+        Of the images that count.
     axes : (k, latent) float64
         Orthonormal, the largest variance first; the largest entry of each is positive.
     shares : (k,) float64
@@ -107,7 +108,7 @@ def find_motions(
     return _measured(conformations, mean, axes, rows)
 
 
-def latent_components(latents: np.ndarray, count: int) -> Components:
+def latent_components(latents: np.ndarray, count: int, *, rows: np.ndarray | None = None) -> Components:
     """Find the principal components of the latents.
 
     Parameters
@@ -115,10 +116,13 @@ def latent_components(latents: np.ndarray, count: int) -> Components:
     latents : (images, latent)
     count : int
         Components wanted; there are at most as many as latent dimensions.
+    rows : (n,) int, optional
+        Images that place mean and axes and enter shares; all by default. Coordinates are of all images.
     """
     values = np.asarray(latents, dtype=np.float64)
-    mean = values.mean(axis=0)
-    variances, vectors = np.linalg.eigh((values - mean).T @ (values - mean) / len(values))
+    placing = values if rows is None else values[rows]
+    mean = placing.mean(axis=0)
+    variances, vectors = np.linalg.eigh((placing - mean).T @ (placing - mean) / len(placing))
     axes = vectors.T[::-1][:count]
     axes = axes * _sign_of_largest(axes)[:, None]
     total = variances.sum()

@@ -167,11 +167,11 @@ def _uncertainty(config: TrainConfig, trainer: Trainer, rows: np.ndarray) -> flo
     """Return the time of one image's uncertainty."""
     if not is_uncertainty_measured(config):
         return 0.0
-    prior, weights = torch.eye(config.zdim, dtype=torch.float64), torch.ones(len(rows))
+    prior, fits = torch.eye(config.zdim, dtype=torch.float64), torch.ones(len(rows))
 
     def measure(some: np.ndarray) -> object:
         posterior = functools.partial(
-            image_posterior, trainer, prior=prior, weights=weights, marginal_poses=are_poses_uncertain(config)
+            image_posterior, trainer, prior=prior, fits=fits, marginal_poses=are_poses_uncertain(config)
         )
         return trainer.workers.map(posterior, np.array_split(some, -(-len(some) // trainer.chunk)))
 

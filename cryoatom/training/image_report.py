@@ -27,9 +27,12 @@ def report_images(
     folder: RunFolder,
     particles: Particles,
     trainer: Trainer,
+    fits: np.ndarray,
     uncertainty: ImageUncertainty | None = None,
 ) -> None:
     """Write images.csv and good.npy, and say in a few lines what is wrong with how many images.
+
+    `fits` is :func:`fitting_probability`.
 
     The columns of images.csv: image (from 0), name, uid (of cryoSPARC, where there is one), gain_nats (how much better
     the model explains the image than nothing does), scale (of the image relative to the model), fits (probability that
@@ -42,7 +45,6 @@ def report_images(
     everything = np.arange(len(particles))
     is_dead, excess = trainer.data.is_dead, trainer.data.power_excess
     cross, power = trainer.fits.of(everything)
-    fits = np.where(is_dead, 0.0, _probability(trainer, everything, config))
     is_junk, is_outlier = fits < _JUNK, np.abs(excess) > _OUTLIER
     with np.errstate(divide="ignore", invalid="ignore"):
         gain, scale = cross - 0.5 * power, cross / power
@@ -71,6 +73,15 @@ def report_images(
     _say(is_outlier & ~is_dead, "are outliers in power: ice, carbon, hot pixels", folder)
 
 
+def fitting_probability(config: TrainConfig, trainer: Trainer) -> np.ndarray:
+    """Return the probability that each image shows the particle in its pose: 1 where none is told, 0 of dead ones."""
+    alive = np.flatnonzero(~trainer.data.is_dead)
+    probability = np.zeros(len(trainer.data))
+    mixture = image_mixture(trainer, alive, config.num_epochs)
+    probability[alive] = 1.0 if mixture is None else mixture.probability(*trainer.fits.of(alive))
+    return probability
+
+
 def _uncertainty_columns(uncertainty: ImageUncertainty) -> dict[str, list[str] | np.ndarray]:
     columns: dict[str, list[str] | np.ndarray] = {
         "sd": [f"{value:.3f}" for value in uncertainty.sd],
@@ -81,16 +92,6 @@ def _uncertainty_columns(uncertainty: ImageUncertainty) -> dict[str, list[str] |
         columns["pose_sd_deg"] = [f"{value:.2f}" for value in uncertainty.angle_deg]
         columns["shift_sd"] = [f"{value:.3f}" for value in uncertainty.shift]
     return columns
-
-
-def _probability(trainer: Trainer, rows: np.ndarray, config: TrainConfig) -> np.ndarray:
-    """Return the probability that images fit; 1 where none can be told."""
-    alive = rows[~trainer.data.is_dead]
-    mixture = image_mixture(trainer, alive, config.num_epochs)
-    probability = np.ones(len(rows))
-    if mixture is not None:
-        probability[alive] = mixture.probability(*trainer.fits.of(alive))
-    return probability
 
 
 def _say(which: np.ndarray, what: str, folder: RunFolder) -> None:

@@ -25,7 +25,7 @@ from cryoatom.training.expected import ExpectedLoss, expected_plan
 from cryoatom.training.finite import NotFiniteError
 from cryoatom.training.fit import fit
 from cryoatom.training.image_fits import ImageFits
-from cryoatom.training.image_report import report_images
+from cryoatom.training.image_report import fitting_probability, report_images
 from cryoatom.training.images import prepare_images
 from cryoatom.training.inputs import Inputs, choose_device, known_shifts, read_inputs, run_identity
 from cryoatom.training.latents import LATENT_SPREAD, own_latents, scattered_latents
@@ -195,17 +195,22 @@ def fit_and_write(
             with stage(len(data), "Searching poses a last time") as advance:
                 report_poses(orientation, trainer.poses, folder, config.num_epochs)
                 advance(len(data), "")
-        uncertainty = _uncertainty(config, folder, trainer, stage)
-        report_images(config, folder, inputs.particles, trainer, uncertainty)
+        fits = fitting_probability(config, trainer)
+        uncertainty = _uncertainty(config, folder, trainer, fits, stage)
+        report_images(config, folder, inputs.particles, trainer, fits, uncertainty)
         with stage(len(data), "Writing conformations") as advance:
             write_outputs(config, folder, inputs.particles, inputs.template, trainer, lambda done: advance(done, ""))
 
 
-def _uncertainty(config: TrainConfig, folder: RunFolder, trainer: Trainer, stage: Stage) -> ImageUncertainty | None:
+def _uncertainty(
+    config: TrainConfig, folder: RunFolder, trainer: Trainer, fits: np.ndarray, stage: Stage
+) -> ImageUncertainty | None:
     """Measure how well conformations are known, unless poses are expectations: then images have none of their own."""
+    for stale in (folder.uncertainty, folder.latent_covariance):
+        stale.unlink(missing_ok=True)
     if not is_uncertainty_measured(config):
         return None
     with stage(len(trainer.data), "Measuring uncertainty") as advance:
         return measure_uncertainty(
-            trainer, folder, marginal_poses=are_poses_uncertain(config), progress=lambda done: advance(done, "")
+            trainer, folder, fits, marginal_poses=are_poses_uncertain(config), progress=lambda done: advance(done, "")
         )

@@ -4,10 +4,13 @@ Near its optimum the likelihood (M) of an image is a Gaussian of the latent z wi
 
     F = Jᵀ κ J,    J = ∂v/∂z    (v the projection, κ the kernel of the matched form; F is the Fisher information),
 
-and the run's own latents are the prior, a Gaussian of covariance Σ (empirical Bayes). So the posterior covariance of z
-is C = (p F + Σ⁻¹)⁻¹, with p the probability that the image fits at all: of an image of junk, or one that tells nothing,
-is known what is known of any image of the ensemble. Poses that were estimated, and the scale of each image where it was
-profiled, are marginalised: F is then the Schur complement of the joint precision. The variance of residue r is
+and the run's own latents are the prior, a Gaussian of covariance Σ (empirical Bayes). With probability p the image fits
+and its latent is known to (F + Σ⁻¹)⁻¹; otherwise it is known as that of any image of the ensemble:
+
+    C = p (F + Σ⁻¹)⁻¹ + (1 - p) Σ.
+
+Poses that were estimated, and the scale of each image where it was profiled, are marginalised: F is then the Schur
+complement of the joint precision, and that of a profiled image is taken at its own scale. The variance of residue r is
 tr(D_r C D_rᵀ) with D = ∂x/∂z, rigid motions of the whole conformation taken out.
 
 This is what the image's own noise leaves open. What all images have in common, errors of template, beads, decoder and
@@ -110,7 +113,12 @@ def latent_covariance(latents: Float[Tensor, "images latent"], weights: Float[Te
 
 
 def measure_uncertainty(
-    trainer: Trainer, folder: RunFolder, *, marginal_poses: bool, progress: Callable[[int], None] = lambda done: None
+    trainer: Trainer,
+    folder: RunFolder,
+    fits: np.ndarray,
+    *,
+    marginal_poses: bool,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> ImageUncertainty:
     """Write the residues' standard deviations, uncertainty.npy, and return figures of each image.
 
@@ -120,6 +128,8 @@ def measure_uncertainty(
         A fit at its end.
     folder
         uncertainty.npy is float16 (images, residues), Å; z_covariance.npy is float32 (images, latent, latent).
+    fits
+        (images,) probability that an image shows the particle in its pose; 0 for images that could not be used.
     marginal_poses
         Whether poses are uncertain too.
     progress
@@ -127,8 +137,8 @@ def measure_uncertainty(
     """
     count = len(trainer.data)
     everything = torch.arange(count)
-    weights = trainer.fits.weights * torch.from_numpy(~trainer.data.is_dead)
-    prior = latent_covariance(trainer.latents.read(everything), weights.clamp_min(1e-9))
+    probability = torch.from_numpy(np.asarray(fits, dtype=np.float64))
+    prior = latent_covariance(trainer.latents.read(everything), probability.clamp_min(1e-9))
     columns: list[list[Tensor]] = [[] for _ in range(4)]
     starts = range(0, count, trainer.chunk)
     done, latent = 0, prior.shape[0]
@@ -141,7 +151,7 @@ def measure_uncertainty(
                 trainer,
                 np.arange(start, min(start + trainer.chunk, count)),
                 prior=prior,
-                weights=weights,
+                fits=probability,
                 marginal_poses=marginal_poses,
             ),
             starts,
@@ -170,7 +180,7 @@ def image_posterior(
     rows: np.ndarray,
     *,
     prior: Float[Tensor, "latent latent"],
-    weights: Float[Tensor, " images"],
+    fits: Float[Tensor, " images"],
     marginal_poses: bool,
 ) -> Posterior:
     """Return the posterior of some images' latents.
@@ -181,7 +191,7 @@ def image_posterior(
         A fit, and which of its images.
     prior
         Σ, float64.
-    weights
+    fits
         p of all images.
     marginal_poses
         Whether poses are uncertain too.
@@ -192,21 +202,35 @@ def image_posterior(
     displacements, views = _latent_derivatives(trainer, latents, steps, batch)
     nuisance = _nuisance(trainer, latents, batch, marginal_poses=marginal_poses)
     information = fisher_information(torch.cat([views, nuisance], dim=1), batch.kernels).double().cpu()
-    information = weights[rows].double()[:, None, None] * information
+    if trainer.objective.nll_is_profiled:
+        information = _own_scale(trainer, rows).square()[:, None, None] * information
     own, latent = prior.shape[0], prior.to(information)
     precision = information.clone()
     precision[:, :own, :own] += torch.linalg.inv(latent)
     precision[:, own:, own:] += torch.eye(precision.shape[1] - own, dtype=precision.dtype) / _POSE_PRIOR**2
     joint = torch.linalg.inv(precision)
-    covariance = joint[:, :own, :own]
+    fitting = fits[rows].to(joint)[:, None, None]
+    covariance = fitting * joint[:, :own, :own] + (1 - fitting) * latent
     internal = _internal(displacements, trainer.model.decode(latents)).double().cpu()
     variances, unknown = (
         torch.einsum("nkrc,nkl,nlrc->nr", internal, each.expand_as(covariance), internal)
         for each in (covariance, latent)
     )
     tells = 0.5 * (torch.logdet(latent) - torch.logdet(covariance))
-    pose = joint[:, own : own + 5, own : own + 5].float() if marginal_poses else None
+    pose = _pose_covariance(joint, own, fitting).float() if marginal_poses else None
     return Posterior(variances.sqrt().float(), covariance.float(), unknown.mean(dim=1).float(), tells.float(), pose)
+
+
+def _own_scale(trainer: Trainer, rows: np.ndarray) -> Float[Tensor, " rows"]:
+    """Return the scale at which each image explains itself best, s* = ⟨w,v⟩ / ⟨v,κ*v⟩; 0 where it is negative."""
+    cross, power = trainer.fits.of(rows)
+    return torch.from_numpy(np.nan_to_num(cross / power)).clamp_min(0)
+
+
+def _pose_covariance(joint: Tensor, own: int, fitting: Tensor) -> Float[Tensor, "batch 5 5"]:
+    """Return that of the tangents; of an image that does not fit nothing is known of its pose."""
+    found = joint[:, own : own + 5, own : own + 5]
+    return fitting * found + (1 - fitting) * _POSE_PRIOR**2 * torch.eye(5, dtype=joint.dtype)
 
 
 def fisher_information(

@@ -24,10 +24,19 @@ function valuesOf(stored) {
 
 function namesOf(stored) {
   if (stored === null) return () => "";
-  if (stored.list) return (row) => stored.list[row];
+  if (stored.list) return (image) => stored.list[image];
   const slice = valuesOf(stored.slice);
   const stack = valuesOf(stored.stack);
-  return (row) => String(slice[row]).padStart(stored.width, "0") + "@" + stored.stacks[stack[row]];
+  return (image) => String(slice[image]).padStart(stored.width, "0") + "@" + stored.stacks[stack[image]];
+}
+
+// Images count from 0 in the run, rows from 0 in the particle file; they differ where the run has some rows only.
+function rowsOf({ rows, images }) {
+  if (rows === null) return { rowOf: (image) => image, imageOf: (row) => (row < images ? row : undefined), lastRow: images - 1 };
+  const values = valuesOf(rows);
+  const places = new Map(Array.from(values, (row, image) => [row, image]));
+  const lastRow = values.reduce((last, row) => Math.max(last, row), 0);
+  return { rowOf: (image) => values[image], imageOf: (row) => places.get(row), lastRow };
 }
 
 function readPayload() {
@@ -37,14 +46,15 @@ function readPayload() {
   return {
     title: payload.title,
     images: payload.images,
+    ...rowsOf(payload),
     residues: template.name.length,
     nameOf: namesOf(payload.names),
     template: { ...template, bonded: valuesOf(template.bonded), positions: valuesOf(template.positions) },
     maps: payload.maps.map((map) => ({ ...map, x: valuesOf(map.x), y: valuesOf(map.y) })),
     colours: payload.colours.map(withValues),
-    mean: valuesOf(payload.lowRank.mean),
-    axes: payload.lowRank.axes.map(valuesOf),
-    amplitudes: payload.lowRank.amplitudes.map(valuesOf),
+    mean: valuesOf(payload.motions.mean),
+    axes: payload.motions.axes.map(valuesOf),
+    amplitudes: payload.motions.amplitudes.map(valuesOf),
     series: payload.series.map((each) => ({ ...each, frames: each.frames.map(valuesOf) })),
     residueColours: payload.residueColours.map(withValues),
     pictures: payload.pictures.map((each) => ({

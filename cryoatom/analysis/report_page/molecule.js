@@ -9,19 +9,19 @@ function conformationOf(data, amplitudes) {
   return result;
 }
 
-function conformationOfRow(data, row) {
-  return conformationOf(data, data.amplitudes.map((values) => values[row]));
+function conformationOfImage(data, image) {
+  return conformationOf(data, data.amplitudes.map((values) => values[image]));
 }
 
 // The mean conformation of some images, and the standard deviation of each residue among them, Å.
-function conformationOfRows(data, rows) {
+function conformationOfImages(data, images) {
   const count = data.axes.length;
-  const mean = data.amplitudes.map((values) => rows.reduce((sum, row) => sum + values[row], 0) / rows.length);
+  const mean = data.amplitudes.map((values) => images.reduce((sum, image) => sum + values[image], 0) / images.length);
   const covariance = Array.from({ length: count }, () => new Float64Array(count));
-  for (const row of rows) {
+  for (const image of images) {
     for (let k = 0; k < count; k++) {
       for (let l = 0; l <= k; l++) {
-        covariance[k][l] += (data.amplitudes[k][row] - mean[k]) * (data.amplitudes[l][row] - mean[l]);
+        covariance[k][l] += (data.amplitudes[k][image] - mean[k]) * (data.amplitudes[l][image] - mean[l]);
       }
     }
   }
@@ -35,7 +35,7 @@ function conformationOfRows(data, rows) {
         variance += (k === l ? 1 : 2) * covariance[k][l] * dot;
       }
     }
-    spread[i] = Math.sqrt(Math.max(variance, 0) / rows.length);
+    spread[i] = Math.sqrt(Math.max(variance, 0) / images.length);
   }
   return { coordinates: conformationOf(data, mean), spread };
 }

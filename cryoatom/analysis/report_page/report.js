@@ -3,13 +3,13 @@
 const data = readPayload();
 const find = (id) => document.getElementById(id);
 const FRAMES_PER_SECOND = 6;
-const state = { ready: false, kind: "mean", row: null, rows: [], series: null, frame: 0, playing: false };
-let shown = { coordinates: data.mean, spread: null, title: "Mean of all images", remarks: [], name: "mean" };
+const state = { ready: false, kind: "mean", image: null, images: [], series: null, frame: 0, playing: false };
+let shown = { coordinates: data.mean, spread: null, title: "", remarks: [], name: "" };
 let timer = null;
 
 const isFast = hasWebGL();
 const viewer = isFast ? new Viewer(find("viewer"), data) : null;
-const scatter = data.maps.length ? new Scatter(find("scatter"), data, isFast, { onPick: showRow, onSelect: selectRows, onHover: tell }) : null;
+const scatter = data.maps.length ? new Scatter(find("scatter"), data, isFast, { onPick: showImage, onSelect: selectImages, onHover: tell }) : null;
 find("no-webgl").hidden = isFast;
 find("viewer").hidden = !isFast;
 
@@ -17,8 +17,8 @@ const overlays = { none: () => null, template: () => data.template.positions, me
 const live = [
   { name: "from N to C terminus", values: () => Float32Array.from({ length: data.residues }, (_, i) => i + 1), low: 1, high: data.residues },
   { name: "chain", kind: "classes", ...classesOf(data.template.chain) },
-  { name: "distance from the mean (Å)", values: () => displacement(shown.coordinates, data.mean), low: 0 },
-  { name: "distance from the template (Å)", values: () => displacement(shown.coordinates, data.template.positions), low: 0 },
+  { name: "distance from the mean structure (Å)", values: () => deviation(shown.coordinates, data.mean), low: 0 },
+  { name: "distance from the template (Å)", values: () => deviation(shown.coordinates, data.template.positions), low: 0 },
   { name: "spread of the selected images (Å)", values: () => shown.spread ?? new Float32Array(data.residues).fill(NaN), low: 0 },
 ];
 const paints = [...data.residueColours, ...live];
@@ -34,10 +34,10 @@ function show(next) {
   shown = next;
   find("shown-title").textContent = next.title;
   find("shown-detail").textContent = next.detail ?? "";
-  find("save-rows").disabled = !state.rows.length;
+  find("save-rows").disabled = !state.images.length;
   document.body.dataset.kind = state.kind;
-  document.body.dataset.row = state.row ?? "";
-  document.body.dataset.selected = state.rows.length;
+  document.body.dataset.row = state.image === null ? "" : data.rowOf(state.image);
+  document.body.dataset.selected = state.images.length;
   paint();
 }
 
@@ -47,8 +47,8 @@ function paint() {
   const { colours, legend } = residuePaint({ ...entry, values });
   drawLegend(find("residue-legend"), legend);
   viewer?.show(shown.coordinates, colours, shown.spread);
-  const moved = rootMeanSquare(displacement(shown.coordinates, data.template.positions));
-  find("rmsd").textContent = `RMSD from the template ${moved.toFixed(2)} Å`;
+  const moved = rmsd(shown.coordinates, data.template.positions);
+  find("rmsd").textContent = `RMSD from the template ${moved.toFixed(2)} Å, after superposition`;
 }
 
 function compare() {
@@ -57,60 +57,72 @@ function compare() {
 
 // Images
 
-function showRow(row) {
+function showImage(image) {
   stop();
-  Object.assign(state, { kind: "image", row, series: null });
-  scatter?.mark(row);
+  Object.assign(state, { kind: "image", image, series: null });
+  scatter?.mark(image);
+  const [row, name] = [data.rowOf(image), data.nameOf(image)];
   find("row").value = row;
-  const name = data.nameOf(row);
+  const place = row === image ? "" : `image ${image} of this run`;
   show({
-    coordinates: conformationOfRow(data, row), spread: null, name: `image_${row}`, title: `Image, row ${row}`, detail: name,
-    remarks: [`conformation of the image in row ${row} (from 0) of the particle file`, name],
+    coordinates: conformationOfImage(data, image), spread: null, name: `row_${row}`, title: `Image, row ${row}`,
+    detail: [name, place].filter(Boolean).join(" · "),
+    remarks: [`image in row ${row} (from 0) of the particle file`, name, `exact, not superposed: conformations.npy[${image}]`],
   });
   find("values").replaceChildren(
-    ...data.colours.flatMap((entry) => [element("dt", {}, entry.name), element("dd", {}, valueOf(entry, row))]),
+    ...data.colours.flatMap((entry) => [element("dt", {}, entry.name), element("dd", {}, valueOf(entry, image))]),
   );
 }
 
-function valueOf(entry, row) {
-  return entry.kind === "classes" ? String(entry.classes[entry.values[row]] ?? "–") : readable(entry.values[row]);
+function showRow(row) {
+  const image = data.imageOf(row);
+  find("row").setCustomValidity(image === undefined ? `this run has no image of row ${row}` : "");
+  if (find("row").reportValidity()) showImage(image);
 }
 
-function tell(row) {
+function valueOf(entry, image) {
+  return entry.kind === "classes" ? String(entry.classes[entry.values[image]] ?? "–") : readable(entry.values[image]);
+}
+
+function tell(image) {
   const entry = data.colours[scatter.colour];
-  const value = row === null || !entry ? "" : ` · ${entry.name}: ${valueOf(entry, row)}`;
-  find("hover").textContent = row === null ? "" : `row ${row} · ${data.nameOf(row)}${value}`;
+  const value = image === null || !entry ? "" : ` · ${entry.name}: ${valueOf(entry, image)}`;
+  find("hover").textContent = image === null ? "" : `row ${data.rowOf(image)} · ${data.nameOf(image)}${value}`;
 }
 
-function selectRows(rows, { isDrawn = false } = {}) {
+function selectImages(images, { isDrawn = false } = {}) {
   stop();
-  state.rows = rows;
-  if (!isDrawn) scatter?.highlight(rows);
+  state.images = images;
+  if (!isDrawn) scatter?.highlight(images);
   find("row").value = "";
   find("values").replaceChildren();
-  if (!rows.length) return showMean();
-  Object.assign(state, { kind: "selection", row: null, series: null });
+  if (!images.length) return showMean();
+  Object.assign(state, { kind: "selection", image: null, series: null });
   scatter?.mark(null);
-  const { coordinates, spread } = conformationOfRows(data, rows);
-  const percent = ((100 * rows.length) / data.images).toFixed(1);
+  const { coordinates, spread } = conformationOfImages(data, images);
+  const percent = ((100 * images.length) / data.images).toFixed(1);
   show({
-    coordinates, spread, name: `mean_of_${rows.length}`, title: `Mean of ${rows.length} selected images`,
+    coordinates, spread, name: `mean_of_${images.length}`, title: `Mean of ${images.length} selected images`,
     detail: `${percent} % of all; they spread by ${rootMeanSquare(spread).toFixed(2)} Å (r.m.s.), most where the tube is thick`,
-    remarks: [`mean conformation of ${rows.length} images; B column: their standard deviation in Angstrom`],
+    remarks: [`mean conformation of ${images.length} images; B column: their standard deviation in Angstrom`],
   });
 }
 
 function showMean() {
-  Object.assign(state, { kind: "mean", row: null, series: null });
+  Object.assign(state, { kind: "mean", image: null, series: null });
   scatter?.mark(null);
-  show({ coordinates: data.mean, spread: null, name: "mean", title: "Mean of all images", remarks: ["mean conformation of all images"] });
+  show({
+    coordinates: data.mean, spread: null, name: "mean_structure", title: "Mean structure",
+    detail: "of at most 2,000 images that fit, superposed on one another (Procrustes)",
+    remarks: ["Procrustes mean of at most 2,000 images that fit"],
+  });
 }
 
 // Series
 
 function showFrame(index, frame) {
   const series = data.series[index];
-  Object.assign(state, { kind: "series", series: index, frame, row: null });
+  Object.assign(state, { kind: "series", series: index, frame, image: null });
   find("frame").max = series.frames.length - 1;
   find("frame").value = frame;
   find("series").value = index;
@@ -155,7 +167,8 @@ function save(name, text) {
 }
 
 function saveConformation() {
-  const remarks = [data.title, ...shown.remarks, "written by cryoatom's report.html; C-alphas"];
+  const place = state.kind === "series" ? "as the decoder has it" : "superposed on the mean structure, which lies on the template";
+  const remarks = [data.title, ...shown.remarks, place, "written by cryoatom's report.html; C-alphas"];
   save(shown.name.replace(/[^\w.-]+/g, "_") + ".pdb", pdbOf(data.template, shown.coordinates, remarks, shown.spread));
 }
 
@@ -175,8 +188,8 @@ function drawClasses() {
     ...chips.map((label, code) => {
       const swatch = element("i");
       swatch.style.background = classColour(code);
-      const rows = () => Array.from(entry.values.keys()).filter((row) => entry.values[row] === code);
-      const chip = element("button", { type: "button", className: "chip", onclick: () => selectRows(rows()) }, swatch, label, element("small", {}, String(counts[code])));
+      const images = () => Array.from(entry.values.keys()).filter((image) => entry.values[image] === code);
+      const chip = element("button", { type: "button", className: "chip", onclick: () => selectImages(images()) }, swatch, label, element("small", {}, String(counts[code])));
       chip.setAttribute("aria-label", `Select the ${counts[code]} images of ${entry.name} ${label}`);
       return chip;
     }),
@@ -193,16 +206,17 @@ function wire() {
   find("colour").onchange = (event) => (scatter.chooseColour(Number(event.target.value)), drawClasses());
   find("residue-colour").onchange = paint;
   find("overlay").onchange = compare;
-  find("row").max = data.images - 1;
-  find("row").onchange = (event) => event.target.checkValidity() && event.target.value !== "" && showRow(Number(event.target.value));
-  find("clear").onclick = () => selectRows([]);
+  find("row").max = data.lastRow;
+  find("row").oninput = (event) => event.target.setCustomValidity("");
+  find("row").onchange = (event) => event.target.reportValidity() && event.target.value !== "" && showRow(Number(event.target.value));
+  find("clear").onclick = () => selectImages([]);
   find("pin").onclick = () => {
     state.pinned = shown.coordinates;
     find("overlay").value = "pinned";
     compare();
   };
   find("reset").onclick = () => viewer?.reset();
-  find("save-rows").onclick = () => save(`rows_${state.rows.length}.txt`, state.rows.join("\n") + "\n");
+  find("save-rows").onclick = () => save(`rows_${state.images.length}.txt`, state.images.map(data.rowOf).join("\n") + "\n");
   find("save-pdb").onclick = saveConformation;
   find("series").onchange = (event) => (stop(), showFrame(Number(event.target.value), 0));
   find("frame").oninput = (event) => (stop(), showFrame(Number(find("series").value), Number(event.target.value)));
@@ -219,13 +233,13 @@ function explore(action) {
 wire();
 drawClasses();
 drawMotions(find("motion-cards"), data, (index) => explore(() => play(index)));
-drawPictures(find("picture-cards"), data, (row) => explore(() => showRow(row)));
+drawPictures(find("picture-cards"), data, (image) => explore(() => showImage(image)));
 find("overlay").value = "template";
 compare();
 showMean();
 state.ready = true;
 window.cryoatom = {
-  state, data, viewer, scatter, showRow, selectRows, play, stop,
+  state, data, viewer, scatter, showImage, selectImages, play, stop, rmsd,
   shown: () => Array.from(shown.coordinates),
   coordinates: () => viewer?.coordinates() ?? Array.from(shown.coordinates),
 };

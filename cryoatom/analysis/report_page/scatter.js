@@ -3,10 +3,10 @@
 const MOST_WITHOUT_WEBGL = 4000; // points that SVG can hold and stay fluid
 
 class Scatter {
-  // `onPick(row)` and `onSelect(rows)` are called when a person clicks a point or draws around some.
+  // `onPick(image)` and `onSelect(images)` are called when a person clicks a point or draws around some.
   constructor(element, data, isFast, { onPick, onSelect, onHover }) {
     Object.assign(this, { element, data, isFast, onPick, onSelect });
-    this.rows = this.shownRows();
+    this.images = this.shownImages();
     this.map = 0;
     this.colour = 0;
     this.marked = null;
@@ -17,21 +17,21 @@ class Scatter {
     this.ring = Object.assign(document.createElement("div"), { className: "ring", hidden: true });
     element.append(this.ring);
     for (const change of ["plotly_afterplot", "plotly_relayouting", "plotly_relayout"]) element.on(change, () => this.placeRing());
-    element.on("plotly_click", (event) => onPick(this.rows[event.points[0].pointIndex]));
+    element.on("plotly_click", (event) => onPick(this.images[event.points[0].pointIndex]));
     // later, since a change of the plot from inside of its event undoes the selection
     element.on("plotly_selected", (event) => event && setTimeout(() => this.select(event)));
     element.on("plotly_deselect", () => setTimeout(() => onSelect([], { isDrawn: true })));
-    element.on("plotly_hover", (event) => onHover(this.rows[event.points[0].pointIndex]));
+    element.on("plotly_hover", (event) => onHover(this.images[event.points[0].pointIndex]));
     element.on("plotly_unhover", () => onHover(null));
   }
 
-  shownRows() {
+  shownImages() {
     const step = this.isFast ? 1 : Math.ceil(this.data.images / MOST_WITHOUT_WEBGL);
     return Int32Array.from({ length: Math.ceil(this.data.images / step) }, (_, i) => i * step);
   }
 
   shown(values) {
-    return this.rows.length === values.length ? values : Float32Array.from(this.rows, (row) => values[row]);
+    return this.images.length === values.length ? values : Float32Array.from(this.images, (image) => values[image]);
   }
 
   trace() {
@@ -44,7 +44,7 @@ class Scatter {
   }
 
   marker() {
-    const count = this.rows.length;
+    const count = this.images.length;
     const look = {
       size: count > 30000 ? 3 : count > 3000 ? 4.5 : 7,
       opacity: count > 30000 ? 0.5 : count > 3000 ? 0.7 : 0.85,
@@ -81,8 +81,8 @@ class Scatter {
     };
   }
 
-  mark(row) {
-    this.marked = row;
+  mark(image) {
+    this.marked = image;
     this.placeRing();
   }
 
@@ -112,14 +112,14 @@ class Scatter {
     const { x, y } = this.data.maps[this.map];
     const outline = event.lassoPoints ?? corners(event.range);
     const drawn = outline ? insideOutline(x, y, outline) : [];
-    const shown = event.points.map((point) => this.rows[point.pointIndex]); // with shift, those of before too
+    const shown = event.points.map((point) => this.images[point.pointIndex]); // with shift, those of before too
     this.onSelect([...new Set([...drawn, ...shown])].sort((a, b) => a - b), { isDrawn: true });
   }
 
-  // Lift some images out of the others, where they were not drawn around; all are alike again without rows.
-  async highlight(rows) {
-    const chosen = rows.length ? new Set(rows) : null;
-    const selectedpoints = chosen ? Array.from(this.rows.keys()).filter((i) => chosen.has(this.rows[i])) : null;
+  // Lift some images out of the others, where they were not drawn around; all are alike again without any.
+  async highlight(images) {
+    const chosen = images.length ? new Set(images) : null;
+    const selectedpoints = chosen ? Array.from(this.images.keys()).filter((i) => chosen.has(this.images[i])) : null;
     if (this.element.layout.selections?.length) await Plotly.relayout(this.element, { selections: [] });
     return Plotly.restyle(this.element, { selectedpoints: [selectedpoints] }, [0]);
   }
@@ -131,20 +131,20 @@ function corners(range) {
   return { x: [left, right, right, left], y: [bottom, bottom, top, top] };
 }
 
-// Rows of points inside of a polygon (a ray from each crosses its sides an odd number of times).
+// Indices of points inside of a polygon (a ray from each crosses its sides an odd number of times).
 function insideOutline(x, y, outline) {
-  const rows = [];
+  const images = [];
   const count = outline.x.length;
   const bounds = [outline.x, outline.y].map((values) => [Math.min(...values), Math.max(...values)]);
-  for (let row = 0; row < x.length; row++) {
-    const [px, py] = [x[row], y[row]];
+  for (let image = 0; image < x.length; image++) {
+    const [px, py] = [x[image], y[image]];
     if (!(px >= bounds[0][0] && px <= bounds[0][1] && py >= bounds[1][0] && py <= bounds[1][1])) continue;
     let isInside = false;
     for (let i = 0, j = count - 1; i < count; j = i++) {
       const [ax, ay, bx, by] = [outline.x[i], outline.y[i], outline.x[j], outline.y[j]];
       if (ay > py !== by > py && px < ((bx - ax) * (py - ay)) / (by - ay) + ax) isInside = !isInside;
     }
-    if (isInside) rows.push(row);
+    if (isInside) images.push(image);
   }
-  return rows;
+  return images;
 }

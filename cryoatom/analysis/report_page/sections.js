@@ -11,10 +11,10 @@ function drawMotions(container, data, onPlay) {
   data.series.forEach((series, index) => {
     const reach = reachOf(series.frames);
     const most = reach.indexOf(Math.max(...reach));
-    const ends = rootMeanSquare(displacement(series.frames[0], series.frames[series.frames.length - 1]));
+    const ends = rmsd(series.frames[0], series.frames[series.frames.length - 1]);
     const { chain, number, name } = data.template;
     const text =
-      `${series.frames.length} conformations; the first and the last differ by ${ends.toFixed(1)} Å (RMSD). ` +
+      `${series.frames.length} conformations; the first and the last differ by ${ends.toFixed(1)} Å (RMSD after superposition). ` +
       `${name[most]} ${number[most]} of chain ${chain[most]} moves most, by ${reach[most].toFixed(1)} Å.`;
     const play = element("button", { type: "button", className: "primary", onclick: () => onPlay(index) }, "▶ Play");
     play.setAttribute("aria-label", "Play " + series.name);
@@ -71,11 +71,11 @@ function drawPictures(container, data, onPick) {
     );
     const card = element(
       "button",
-      { type: "button", className: "card picture", onclick: () => onPick(picture.row) },
+      { type: "button", className: "card picture", onclick: () => onPick(picture.index) },
       element("span", { className: "panels" }, ...panels),
-      element("span", { className: "note" }, element("b", {}, `row ${picture.row}`), picture.note ? ` · ${picture.note}` : ""),
+      element("span", { className: "note" }, element("b", {}, `row ${data.rowOf(picture.index)}`), picture.note ? ` · ${picture.note}` : ""),
     );
-    card.dataset.row = picture.row;
+    card.dataset.row = data.rowOf(picture.index);
     card.title = "Show its conformation";
     container.append(card);
   }
