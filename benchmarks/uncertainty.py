@@ -50,9 +50,8 @@ def motion_scores(run, truth: np.ndarray, labels: np.ndarray, count: int = 3) ->
     motions = find_motions(run.conformations, MOTIONS, rows=run.good_rows)
     covariances = np.load(run.folder.latent_covariance, mmap_mode="r")
     mean = torch.from_numpy(motions.mean)
-    true = np.tensordot(
-        (superpose(torch.from_numpy(truth).double(), mean) - mean).numpy(), motions.axes, ([1, 2], [1, 2])
-    )
+    moved = (superpose(torch.from_numpy(truth).double(), mean) - mean).numpy()
+    true = np.tensordot(moved, motions.axes, ([1, 2], [1, 2])) / len(mean)
     rows = np.linspace(0, len(run) - 1, min(len(run), 2000)).astype(int)
     step = 0.02 * np.std(run.latents, axis=0)
     latents = np.array(run.latents[rows])
@@ -62,7 +61,7 @@ def motion_scores(run, truth: np.ndarray, labels: np.ndarray, count: int = 3) ->
         moved = latents.copy()
         moved[:, axis] += size
         there = superpose(torch.from_numpy(run.decode(moved)).double(), mean).numpy()
-        slopes.append(np.tensordot(there - here, motions.axes[:count], ([1, 2], [1, 2])) / size)
+        slopes.append(np.tensordot(there - here, motions.axes[:count], ([1, 2], [1, 2])) / (size * len(mean)))
     slope = np.stack(slopes, axis=-1)
     variance = np.einsum("nml,nlk,nmk->nm", slope, np.array(covariances[rows], dtype=np.float64), slope)
     error = motions.amplitudes[rows, :count] - true[labels[rows], :count]

@@ -252,13 +252,18 @@ class AnalysisFolder:
         return self.path / "state.txt"
 
     @property
+    def summary(self) -> Path:
+        """What was found, in a few lines."""
+        return self.path / "summary.txt"
+
+    @property
     def latent_components(self) -> Path:
         """Principal components of the latents, float32 (images, k)."""
         return self.path / "latent_pcs.npy"
 
     @property
     def motions(self) -> Path:
-        """Amplitudes of the principal motions, float32 (images, k), Å."""
+        """Amplitudes of the principal motions, float32 (images, k), Å r.m.s. over residues."""
         return self.path / "motions.npy"
 
     @property

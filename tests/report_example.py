@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib import rc_context
 from molecules import helix, join
 
-from cryoatom.analysis.report_data import Check, LowRank, Picture, Plot, ReportData
+from cryoatom.analysis.report_data import Check, Picture, Plot, ReportData
+from cryoatom.ensemble.motions import Motions
 from cryoatom.plotting import STYLE, figure
 from cryoatom.structure.template import Template, template_from_atoms
 
@@ -20,6 +21,16 @@ def broken_template() -> Template:
     first = first[(first.residue_numbers != 5) & (first.residue_numbers != 6)]
     second = replace(second, positions=second.positions + [14.0, 0, 0])
     return template_from_atoms(join(first, second), "example")[0]
+
+
+def rows_of(images: int) -> np.ndarray:
+    """Of a run that was trained with --ind: none is the number of its image."""
+    return 5 + 3 * np.arange(images)
+
+
+def motions(mean: np.ndarray, axes: np.ndarray, amplitudes: np.ndarray) -> Motions:
+    spreads = amplitudes.astype(np.float64).std(axis=0)
+    return Motions(mean, axes, spreads, np.square(spreads) / max(np.square(spreads).sum(), 1e-9), amplitudes, 0.1)
 
 
 def example(*, images: int = IMAGES, name: str = "Example") -> ReportData:
@@ -38,11 +49,12 @@ def example(*, images: int = IMAGES, name: str = "Example") -> ReportData:
     return ReportData(
         title=name,
         facts={"command": f"cryoatom train {name}", "images": str(images), "version": "0"},
-        notes=(f"Look at {name}.",),
+        notes=(f"Look at {name}.", f"Run `cryoatom {name}` now."),
         template=template,
+        rows=rows_of(images),
         maps={"grid|x|y": grid, f"{name}|first|second": amplitudes[:, :2]},
         colours={"cluster": np.arange(images) % 4 + 1, f"gain {name}": generator.normal(size=images)},
-        low_rank=LowRank(mean, axes, amplitudes, 0.1),
+        motions=motions(mean, axes, amplitudes),
         series={"motion 1": ends, name: ends[::-1]},
         residue_colours={"fluctuation (Å)": generator.uniform(1, 3, residues), "domain": np.arange(residues) // 6 + 1},
         series_notes={"motion 1": tuple(f"{name} {k}" for k in range(5))},

@@ -2,6 +2,8 @@
 
 import csv
 import json
+from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -12,23 +14,27 @@ from cryoatom.analysis.analyze import analyze
 from cryoatom.analysis.analyze_config import AnalyzeConfig
 from cryoatom.analysis.evidence import chosen_images
 from cryoatom.analysis.landscape import survey, traverse
+from cryoatom.analysis.rebuild import clear_outputs
 from cryoatom.files.structure import read_models
 from cryoatom.files.trajectory import read_trajectory
+from cryoatom.run_folder import AnalysisFolder
 from cryoatom.training.train import train
 
 COUNT = 41
+SKIPPED = 4  # particles of the file, at its start, that the run leaves out
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder, COUNT)
+    write_dataset(folder, COUNT + SKIPPED)
+    np.save(folder / "ind.npy", SKIPPED + np.arange(COUNT))
     return folder
 
 
 @pytest.fixture(scope="module")
 def run(folder):
-    return train(settings(folder, zdim=2), command=["cryoatom", "train"])
+    return train(settings(folder, zdim=2, ind=folder / "ind.npy"), command=["cryoatom", "train"])
 
 
 def quick(folder, **changes) -> AnalyzeConfig:
@@ -77,6 +83,16 @@ def test_cluster_centres_are_images(run, analysis):
     np.testing.assert_allclose(np.loadtxt(folder / "z_values.txt"), opened.latents[rows], rtol=1e-6)
     first = read_trajectory(folder / "kmeans4.dcd", folder / "topology.cif").positions[0]
     np.testing.assert_allclose(first, opened.conformations[rows[0]], atol=1e-4)
+    assert np.loadtxt(folder / "rows.txt", dtype=int).tolist() == (rows + SKIPPED).tolist()
+
+
+def test_the_path_names_its_images(run, analysis):
+    opened = cryoatom.load(run.path)
+    images = np.loadtxt(analysis.series("path") / "path_ind.txt", dtype=int)
+    assert len(images) == len(set(images.tolist())) > 1
+    assert np.loadtxt(analysis.series("path") / "rows.txt", dtype=int).tolist() == opened.rows[images].tolist()
+    position = np.load(analysis.path_position)
+    assert abs(position[images[0]] - position[images[-1]]) > 0.5
 
 
 def test_tables_have_one_row_a_residue_or_an_image(run, analysis):
@@ -86,17 +102,57 @@ def test_tables_have_one_row_a_residue_or_an_image(run, analysis):
     np.testing.assert_allclose(found, ends, atol=1e-3)
     residues = table(analysis.residues)
     assert [int(row["residue"]) for row in residues] == opened.template.residue_numbers.tolist()
+    assert [row["insertion_code"] for row in residues] == opened.template.insertion_codes.tolist()
     uncertainty = np.sqrt(np.square(np.asarray(opened.uncertainty, dtype=float)[opened.good_rows]).mean(axis=0))
     np.testing.assert_allclose([float(row["uncertainty"]) for row in residues], uncertainty, atol=1e-3)
     assert all(float(row["fluctuation"]) > 0 for row in residues)
 
 
+def files_of(folder) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("was_cut_short", [False, True])
+def test_all_of_an_earlier_analysis_is_removed_and_nothing_else(analysis, tmp_path, was_cut_short):
+    old = AnalysisFolder(Path(copytree(analysis.path, tmp_path / "old")))
+    mine = {"notes.txt", "my.png", "path/notes.txt", "kmeans4/mine.pdb", "pc1b/z_values.txt", "kmeans20/struct_1.txt"}
+    rare = {"umap.npy", "umap.png", "half_sets.csv", "half_sets.png", "half_set_residues.png", "cv_a.b.png"}
+    rare |= {"motion12/struct_1000.cif", "motion12/motion12.dcd", "kmeans20/labels.npy", "kmeans20/vol_020.mrc"}
+    for name in mine | rare:
+        (old.path / name).parent.mkdir(exist_ok=True)
+        (old.path / name).touch()
+    if was_cut_short:
+        for path in (old.state, old.report):
+            path.unlink(missing_ok=True)
+    clear_outputs(old)
+    assert files_of(old.path) == mine | {old.config.name}
+    assert {path.name for path in old.path.iterdir() if path.is_dir()} == {"path", "kmeans4", "pc1b", "kmeans20"}
+
+
+@pytest.mark.parametrize("config", [None, "ksample: [", "batch_size: 8\n", ""])
+def test_in_other_folders_nothing_is_removed(tmp_path, config):
+    folder = AnalysisFolder(tmp_path / "mine")
+    clear_outputs(folder)
+    folder.series("path").mkdir(parents=True)
+    for path in (folder.report, folder.motions, folder.path_density):
+        path.touch()
+    if config is not None:
+        folder.config.write_text(config)
+    before = files_of(folder.path)
+    clear_outputs(folder)
+    assert files_of(folder.path) == before
+
+
 def test_the_report_has_every_part(analysis):
     page = analysis.report.read_text()
-    for part in ("Explore", "Images", "Trust", "Plots", "About this run"):
-        assert part in page
+    sent = json.loads(page.split('id="payload">')[1].split("</script>")[0])
+    assert sent["images"] == COUNT and len(sent["template"]["name"]) == RESIDUES
+    assert [series["name"] for series in sent["series"]][:4] == ["latent PC 1", "latent PC 2", "motion 1", "motion 2"]
+    assert {"cluster", "ends (Å)", "gain over no particle (nats)"} <= {colour["name"] for colour in sent["colours"]}
+    assert {f"centre of cluster {k}" for k in range(1, 5)} <= {each["note"] for each in sent["pictures"]}
     checks = json.loads((analysis.path / "trust.json").read_text())
-    assert checks
+    assert page.count('<span class="badge ') == len(checks) > 5
+    assert page.count('<figure class="card"') == len(list(analysis.path.glob("*.png")))
 
 
 def test_an_epoch_is_looked_at_by_its_own_weights(run):

@@ -56,6 +56,12 @@ def test_rows_place_the_centres_and_all_images_are_labelled():
     assert (found.labels[len(latents) :] == 5).all() and found.center_rows.max() < len(latents)
 
 
+def test_the_images_that_place_centres_follow_no_period(monkeypatch):
+    latents = np.arange(391)[:, None] % 10 * [1.0, 0.0]
+    monkeypatch.setattr(module, "_PLACING_IMAGES", 40)  # evenly spaced ones would all be equal
+    assert len(cluster_latents(latents, 5, seed=0)) == 5
+
+
 def test_many_images_are_placed_by_some(monkeypatch):
     latents, truth = blobs(4, 200)
     monkeypatch.setattr(module, "_PLACING_IMAGES", 100)

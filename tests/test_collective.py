@@ -12,7 +12,6 @@ from cryoatom.ensemble import collective
 from cryoatom.ensemble.collective import (
     circular_mean,
     evaluate,
-    mean_and_spread,
     parse_variable,
     parse_variables,
     unwrapped_about,
@@ -63,7 +62,7 @@ def test_rigid_motions_change_nothing_and_a_mirror_the_sign_of_a_dihedral(
     values = evaluate(variable, conformations)
     turned = conformations @ Rotation.random(rng=np.random.default_rng(1)).as_matrix().T + 7.0
     assert evaluate(variable, turned) == pytest.approx(values, abs=1e-3)
-    sign = -1 if variable.is_circular else 1
+    sign = -1 if variable.kind == "dihedral" else 1
     assert evaluate(variable, conformations * [1, 1, -1]) == pytest.approx(sign * values, abs=1e-3)
 
 
@@ -89,12 +88,27 @@ def test_a_variable_is_read_as_written(template: Template) -> None:
         ("lid=1-5", r"expected \[NAME=\]KIND:SELECTION"),
         ("=distance:1/2", "cannot read"),
         ("a/b=distance:1/2", "names have no spaces or /"),
+        ("a:b=distance:1/2", "names have no spaces or /"),
+        ("a,b=distance:1/2", "names have no spaces or /"),
+        ("a\nb=distance:1/2", "names have no spaces or /"),
+        ("image=distance:1/2", "'image' is the column of image numbers"),
+        ("Image=distance:1/2", "'Image' is the column of image numbers"),
+        ("x" * 41 + "=distance:1/2", "at most 40 characters, this one has 41"),
         ("distance:1-3/1,2,3", "are the same residues"),
     ],
 )
 def test_what_cannot_be_read_is_told(text: str, message: str, template: Template) -> None:
     with pytest.raises(ValueError, match=message):
         parse_variable(text, template)
+
+
+def test_file_names_of_long_variables_are_short_and_differ(template: Template) -> None:
+    residues = ",".join(map(str, range(1, 20)))
+    texts = [f"distance:{residues} /\n{last}" for last in (5, 6)] + ["x" * 40 + "=distance:1/2"]
+    variables = parse_variables([*texts, "distance:" + ",".join(["1-3"] * 200) + "/5"], template)
+    assert len({variable.file_stem for variable in variables}) == 4
+    assert all(len(variable.file_stem) < 60 and "\n" not in variable.name for variable in variables)
+    assert variables[2].file_stem == "x" * 40
 
 
 def test_two_variables_of_one_name_are_refused(template: Template) -> None:
@@ -106,14 +120,11 @@ def test_two_variables_of_one_name_are_refused(template: Template) -> None:
         parse_variables(["a=distance:1/2", "A=distance:1/3"], template)
 
 
-def test_dihedrals_are_averaged_around_the_circle(template: Template) -> None:
-    variable = parse_variable(TEXTS[2], template)
+def test_dihedrals_are_averaged_around_the_circle() -> None:
     values = np.array([170.0, -170.0, 180.0, -180.0])
-    middle, spread = mean_and_spread(variable, values)
-    assert abs(middle) == pytest.approx(180) and spread == pytest.approx(np.sqrt(50))
+    assert abs(circular_mean(values)) == pytest.approx(180)
     assert circular_mean(np.array([10.0, 30.0])) == pytest.approx(20)
     assert unwrapped_about(values, 175.0) == pytest.approx([170, 190, 180, 180])
-    assert mean_and_spread(parse_variable(TEXTS[1], template), np.array([10.0, 170.0])) == (90, 80)
 
 
 def test_points_on_a_line_are_no_error(template: Template) -> None:
@@ -131,5 +142,7 @@ def test_histograms_are_drawn(values: list[float], unit: str) -> None:
     assert axes.get_xlabel() == f"lid ({unit})"
     bars = [bar for bar in axes.patches if isinstance(bar, Rectangle)]
     assert sum(bar.get_height() for bar in bars) == len(values)
+    long = plot_collective("x" * 500, unit, np.array(values), {}).axes[0].get_xlabel()
+    assert len(long) < 70 and long.endswith(f"({unit})")
     if unit == "°" and min(values) < 0:  # the three lie within 4 degrees
         assert bars[-1].get_x() - bars[0].get_x() < 5

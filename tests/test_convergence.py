@@ -29,7 +29,8 @@ def copy(run, tmp_path) -> RunFolder:
 
 
 def test_each_saved_epoch_is_compared(run):
-    drift = measure_drift(run)
+    drift = measure_drift(cryoatom.load(run.path))
+    assert drift.has_end
     assert drift.epochs.tolist() == [1, 2, 3] and drift.images == 24
     assert np.isnan(drift.from_previous[0]) and (drift.from_previous[1:] > 0).all()
     assert np.isfinite(drift.held_out_nll).all() and np.isfinite(drift.nll).all()
@@ -40,7 +41,7 @@ def test_each_saved_epoch_is_compared(run):
 def test_the_figures_are_those_of_decoded_epochs(run):
     import torch
 
-    drift = measure_drift(run, sample=5)
+    drift = measure_drift(cryoatom.load(run.path), sample=5)
     rows = np.array([0, 5, 11, 17, 23])
     first, second = (torch.from_numpy(cryoatom.load(run.path, epoch).conformations[rows]) for epoch in (1, 2))
     assert drift.from_previous[1] == pytest.approx(float(rmsd(second, first).mean()), abs=1e-5)
@@ -54,7 +55,7 @@ def test_epochs_may_be_missing(copy, kept):
         copy.weights(epoch).unlink()
         copy.latents(epoch).unlink()
     copy.metrics.unlink()
-    drift = measure_drift(copy)
+    drift = measure_drift(cryoatom.load(copy.path))
     assert drift.epochs.tolist() == list(kept) and np.isnan(drift.held_out_nll).all()
     assert np.isfinite(drift.to_end).all()
     if kept == (1, 3):
@@ -65,5 +66,30 @@ def test_a_run_at_rest_does_not_drift(copy):
     for epoch in range(1, EPOCHS):
         shutil.copy(copy.weights(EPOCHS), copy.weights(epoch))
         shutil.copy(copy.latents(EPOCHS), copy.latents(epoch))
-    drift = measure_drift(copy)
+    drift = measure_drift(cryoatom.load(copy.path))
     assert drift.from_previous[1:].max() < 1e-3 and drift.from_previous_unaligned[1:].max() == 0
+
+
+def test_a_run_that_has_not_ended_is_compared_with_its_last_epoch(copy):
+    for path in (copy.weights(), copy.latents(), copy.conformations, copy.image_report, copy.weights(2)):
+        path.unlink()
+    drift = measure_drift(cryoatom.load(copy.path, 1))
+    assert drift.epochs.tolist() == [1, 3] and not drift.has_end and drift.images == 24
+    assert drift.to_end[0] == pytest.approx(drift.from_previous[1], abs=1e-5) and drift.to_end[1] < 1e-3
+
+
+def test_the_end_of_a_run_that_went_on_is_not_its_end_any_more(copy):
+    shutil.copy(copy.weights(1), copy.weights())
+    shutil.copy(copy.latents(1), copy.latents())
+    drift = measure_drift(cryoatom.load(copy.path))
+    assert not drift.has_end and drift.to_end[0] > 0.01 > drift.to_end[2]
+
+
+def test_epochs_without_latents_and_images_of_junk_do_not_count(copy):
+    copy.latents(3).unlink()
+    run = cryoatom.load(copy.path)
+    run.__dict__["good_rows"] = np.array([2, 5])
+    drift = measure_drift(run)
+    assert drift.epochs.tolist() == [1, 2] and drift.images == 2 and drift.has_end
+    end, first = (run.decode(np.load(copy.latents())[[2, 5]]), cryoatom.load(copy.path, 1).conformations[[2, 5]])
+    assert drift.to_end_unaligned[0] == pytest.approx(np.sqrt(((end - first) ** 2).sum(-1).mean(-1)).mean(), abs=1e-4)

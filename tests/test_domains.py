@@ -227,6 +227,6 @@ def test_plots_are_drawn_of_one_and_of_several_domains(template: Template) -> No
     fluctuation = np.linspace(0.2, 2.0, residues)
     for count in (1, 2):
         domains = find_domains(conformations, template.chain_position, count=count)
-        assert isinstance(plot_fluctuation(template, fluctuation, domains, uncertainty=fluctuation / 4), Figure)
+        assert isinstance(plot_fluctuation(template, fluctuation, domains=domains, uncertainty=fluctuation / 4), Figure)
         assert isinstance(plot_domains(np.zeros((residues, residues)), domains.labels), Figure)
-    assert isinstance(plot_fluctuation(template, fluctuation), Figure)
+        assert isinstance(plot_fluctuation(template, fluctuation, domains=domains), Figure)

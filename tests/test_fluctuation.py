@@ -5,7 +5,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from cryoatom.ensemble.fluctuation import fluctuations
-from cryoatom.ensemble.sampling import drawn_sample, spread_rows
+from cryoatom.ensemble.sampling import drawn_sample
+from cryoatom.particles.rows import spread_rows
 
 
 def turned(positions: np.ndarray) -> np.ndarray:

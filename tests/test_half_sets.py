@@ -1,15 +1,19 @@
 """Decoders of half of the images each."""
 
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
 from fits import settings, write_dataset
 
 import cryoatom
-from cryoatom.analysis.half_sets import compare_half_sets, half_configs, train_half_sets
+from cryoatom.analysis.half_agreement import compare_half_sets
+from cryoatom.analysis.half_sets import check_half_sets, explain_missing_half_sets, half_configs, train_half_sets
 from cryoatom.analysis.run import Run
+from cryoatom.config import TrainConfig
 from cryoatom.geometry import random_rotations
+from cryoatom.run_folder import RunFolder
 from cryoatom.training.checkpoint import read_checkpoint
 from cryoatom.training.fit import training_rows
 from cryoatom.training.train import train
@@ -109,4 +113,99 @@ def test_what_has_no_halves_is_refused(folder, changes, message):
     if not changes:
         run.__dict__["latents"] = run.latents[:3]
     with pytest.raises(ValueError, match=message):
-        half_configs(run)
+        check_half_sets(run)
+    assert message in (explain_missing_half_sets(run) or "")
+
+
+def test_an_epoch_has_no_halves(folder):
+    run = cryoatom.load(folder / "run", 1)
+    assert "this is epoch 1" in (explain_missing_half_sets(run) or "")
+    with pytest.raises(ValueError, match="epoch 1"):
+        check_half_sets(run)
+
+
+def test_a_run_whose_particles_have_gone_is_refused(run):
+    run.__dict__["config"] = run.config.model_copy(update={"particles": run.folder.path / "gone.star"})
+    with pytest.raises(FileNotFoundError, match="gone.star"):
+        check_half_sets(run)
+
+
+def test_halves_are_told_from_what_is_left_of_them(run):
+    assert explain_missing_half_sets(run) is None
+    check_half_sets(run)
+    shutil.rmtree(run.folder.halves[1])
+    assert "left out" in (explain_missing_half_sets(run) or "")
+    shutil.rmtree(run.folder.halves[0])
+    assert "--half-sets" in (explain_missing_half_sets(run) or "")
+
+
+def _shorten(config: TrainConfig, folder: RunFolder) -> None:
+    """Leave a half as it was after one epoch, its settings too."""
+    _go_back(config, folder)
+    shorter = config.model_copy(update={"num_epochs": 1})
+    folder.save_text(folder.config, shorter.to_yaml([]))
+
+
+def _go_back(config: TrainConfig, folder: RunFolder) -> None:
+    """Leave a half that was going on to two epochs with its files of one."""
+    shutil.copy(folder.weights(1), folder.weights())
+    shutil.copy(folder.latents(1), folder.latents())
+    np.save(folder.conformations, cryoatom.load(folder.path).decode(np.load(folder.latents())))
+
+
+def _forget_conformations(config: TrainConfig, folder: RunFolder) -> None:
+    """Leave a half that was killed before its new conformations were written."""
+    np.save(folder.conformations, np.load(folder.conformations) + 1.0)
+
+
+@pytest.mark.parametrize("change", [_shorten, _go_back, _forget_conformations])
+def test_halves_of_another_length_are_left_out_until_they_have_caught_up(run, change):
+    half = cryoatom.load(run.folder.halves[0])
+    expected = np.array(half.conformations)
+    change(half.config, half.folder)
+    assert "left out" in (explain_missing_half_sets(run) or "")
+    train_half_sets(run)
+    assert explain_missing_half_sets(run) is None
+    assert cryoatom.load(half.folder.path).conformations == pytest.approx(expected, abs=0.05)
+
+
+def test_a_run_that_goes_on_has_no_halves(run):
+    longer = run.config.model_copy(update={"num_epochs": 5})
+    run.folder.save_text(run.folder.config, longer.to_yaml([]))
+    again = cryoatom.load(run.folder.path)
+    with pytest.raises(ValueError, match="has not ended"):
+        check_half_sets(again)
+
+
+def test_junk_and_dead_images_are_not_compared(folder):
+    run = cryoatom.load(folder / "run")
+    whole = compare_half_sets(run, bins=4)
+    kept = np.setdiff1d(np.arange(COUNT), [3, 20, 40])
+    run.__dict__["good_rows"] = kept
+    found = compare_half_sets(run, bins=4)
+    assert found.rows.tolist() == kept.tolist() and len(found.rmsd) == len(found.seen_by) == COUNT - 3
+    assert found.rmsd == pytest.approx(whole.rmsd[kept]) and found.seen_by.tolist() == whole.seen_by[kept].tolist()
+
+
+@pytest.mark.parametrize("poses", ["file", "esl"])
+def test_a_run_of_some_rows_is_halved_from_end_to_end(tmp_path, poses):
+    write_dataset(tmp_path, COUNT, has_poses=poses == "file")
+    rows = np.random.default_rng(0).permutation(COUNT)[:24]
+    np.save(tmp_path / "ind.npy", rows)
+    changes: dict[str, Any] = {"ind": tmp_path / "ind.npy", "force": True, "cache": None, "num_epochs": 1}
+    if poses == "esl":
+        changes |= {"poses": "esl", "rotations": 400, "classes": 2, "search_epochs": 1, "num_epochs": 2}
+        changes |= {"search_images": 24, "max_shift": 5.0, "batch_size": 8, "uncertainty": False}
+    run = cryoatom.load(train(settings(tmp_path, **changes)).path)
+    check_half_sets(run)
+    train_half_sets(run)
+    assert explain_missing_half_sets(run) is None
+    halves = [cryoatom.load(path) for path in run.folder.halves]
+    assert all(half.image_names.tolist() == run.image_names.tolist() for half in halves)
+    assert not any(half.folder.uncertainty.exists() for half in halves)
+    for half in halves:
+        assert half.poses.rotations == pytest.approx(run.poses.rotations, abs=1e-4)
+        assert half.poses.shifts == pytest.approx(run.poses.shifts, abs=1e-3)
+    found = compare_half_sets(run)
+    assert found.rows.tolist() == run.good_rows.tolist() and np.isfinite(found.rmsd).all()
+    assert found.shares_poses == (poses == "esl")

@@ -43,10 +43,10 @@ def test_planted_motions_are_found_under_rigid_motion():
     assert found.amplitudes.dtype == np.float32
     for number in range(2):
         assert abs(np.corrcoef(found.amplitudes[:, number], amplitudes[:, number])[0, 1]) > 0.99
-    np.testing.assert_allclose(found.spreads, amplitudes.std(axis=0), rtol=0.05)
+    np.testing.assert_allclose(found.spreads, amplitudes.std(axis=0) / np.sqrt(RESIDUES), rtol=0.05)
     np.testing.assert_allclose(found.shares, found.spreads**2 / (found.spreads**2).sum(), atol=0.02)
     flat = found.axes.reshape(2, -1)
-    np.testing.assert_allclose(flat @ flat.T, np.eye(2), atol=1e-10)
+    np.testing.assert_allclose(flat @ flat.T / RESIDUES, np.eye(2), atol=1e-10)
 
 
 def test_the_error_is_that_of_the_approximation_and_falls_with_the_rank():
@@ -139,6 +139,17 @@ def test_latent_components_are_principal_components():
     assert len(whole.axes) == 4 and whole.shares.sum() == pytest.approx(1)
     np.testing.assert_allclose(whole.mean + whole.coordinates @ whole.axes, latents, atol=1e-4)
     assert latent_components(np.ones((3, 2), np.float32), 2).shares.tolist() == [0, 0]
+
+
+def test_only_rows_place_the_latent_axes_but_every_image_has_coordinates():
+    good = (np.random.default_rng(0).normal(size=(300, 3)) * [5, 2, 1]).astype(np.float32)
+    junk = np.random.default_rng(1).normal(size=(100, 3)).astype(np.float32) * [0, 1, 50] + [0, 0, 200]
+    mixed = np.concatenate([good, junk.astype(np.float32)])
+    found, clean = latent_components(mixed, 2, rows=np.arange(300)), latent_components(good, 2)
+    assert found.coordinates.shape == (400, 2)
+    for name in ("mean", "axes", "shares"):
+        np.testing.assert_allclose(getattr(found, name), getattr(clean, name))
+    np.testing.assert_allclose(found.coordinates[:300], clean.coordinates, atol=1e-5)
 
 
 def test_the_mean_is_the_procrustes_mean():

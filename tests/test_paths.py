@@ -7,20 +7,17 @@ import pytest
 from matplotlib.figure import Figure
 
 from cryoatom.ensemble import motion_plots
-from cryoatom.ensemble.clusters import cluster_latents
-from cryoatom.ensemble.motion_plots import plot_latents, plot_path
-from cryoatom.ensemble.motions import latent_components
-from cryoatom.ensemble.paths import (
+from cryoatom.ensemble.along_path import (
     density_on_path,
     free_energy,
     latents_near,
-    neighbour_graph_path,
-    parse_path,
     position_on_path,
     quantile_values,
-    smooth_path,
-    spread_along,
 )
+from cryoatom.ensemble.clusters import cluster_latents
+from cryoatom.ensemble.motion_plots import plot_latents, plot_path
+from cryoatom.ensemble.motions import latent_components
+from cryoatom.ensemble.paths import neighbour_graph_path, parse_path, smooth_path
 
 
 def arc(images: int = 1000, *, noise: float = 0.02, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -81,13 +78,11 @@ def test_a_path_keeps_to_its_rows_and_its_sample():
     assert len(path) <= 102 and np.linalg.norm(points[path], axis=1).min() > 0.85
 
 
-def test_a_thinned_path_has_its_ends_and_even_steps():
-    points, angle = arc(noise=0.0)
-    path = np.argsort(angle)
-    rows = spread_along(points, path, 10)
-    assert (rows[0], rows[-1], len(rows)) == (path[0], path[-1], 10)
-    np.testing.assert_allclose(np.diff(angle[rows]), 1.5 * np.pi / 9, atol=0.02)
-    assert spread_along(points, path[:4], 10).tolist() == path[:4].tolist()
+def test_a_path_in_a_sample_sees_every_frame_of_a_periodic_file():
+    """Images are frames 0 to 9 over and over: every tenth image shows one of them alone."""
+    points = np.arange(391.0)[:, None] % 10 + np.random.default_rng(0).normal(0, 0.05, (391, 1))
+    path = neighbour_graph_path(points, 0, 9, sample=40)
+    assert len(set(np.rint(points[path, 0]).tolist())) > 6
 
 
 def test_positions_on_a_bent_path():
@@ -107,8 +102,6 @@ def test_density_and_free_energy_of_known_populations():
     np.testing.assert_allclose(edges, np.linspace(0, 1, 5))
     np.testing.assert_allclose(density, [3, 0, 1, 0])  # what lies beyond the ends does not count
     np.testing.assert_allclose(free_energy(density), [0, np.inf, np.log(3), np.inf])
-    weights = np.where(position == 0.1, 1 / 3, 1.0)
-    np.testing.assert_allclose(density_on_path(position, 4, weights)[1], [2, 0, 2, 0])
     assert not density_on_path(np.zeros(5), 3)[1].any()
     assert np.isinf(free_energy(np.zeros(3))).all()
 
@@ -142,7 +135,7 @@ def clusters():
 
 
 @pytest.mark.parametrize(("text", "ends"), [("3,70", (3, 70)), (" 0 , 99 ", (0, 99)), ("k1,k5", None), ("K2,7", None)])
-def test_ends_of_a_path_are_rows_or_clusters(clusters, text, ends):
+def test_ends_of_a_path_are_images_or_clusters(clusters, text, ends):
     start, end = parse_path(text, clusters, 100)
     if ends is not None:
         assert (start, end) == ends
@@ -154,11 +147,11 @@ def test_ends_of_a_path_are_rows_or_clusters(clusters, text, ends):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("3", "expected two particles"),
-        ("1,2,3", "expected two particles"),
-        ("a,b", "expected two particles"),
-        ("-1,5", "expected two particles"),
-        ("3,100", "rows are 0 to 99"),
+        ("3", "expected two images"),
+        ("1,2,3", "expected two images"),
+        ("a,b", "expected two images"),
+        ("-1,5", "expected two images"),
+        ("3,100", "no image 100; they are 0 to 99"),
         ("k0,k1", "they are k1 to k5"),
         ("k1,k6", "they are k1 to k5"),
         ("4,4", "both ends"),

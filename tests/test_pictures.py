@@ -32,7 +32,7 @@ def test_pictures_are_of_the_rows_asked_for_with_their_notes(folder: Path) -> No
     with trainer_of(settings(folder)) as trainer:
         pictures = draw_pictures(trainer, rows, notes)
         alone = draw_pictures(trainer, rows[7:8], notes[7:8])[0]
-    assert [picture.row for picture in pictures] == rows.tolist()
+    assert [picture.index for picture in pictures] == rows.tolist()
     assert [picture.note for picture in pictures] == notes
     assert pictures[7].image == pytest.approx(alone.image, abs=1e-5)
     assert pictures[7].model == pytest.approx(alone.model, abs=1e-5)

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_example import AXES, EVIL, IMAGES, example
+from report_example import AXES, EVIL, IMAGES, example, motions, rows_of
 
-from cryoatom.analysis.report import SECTIONS, write_report
-from cryoatom.analysis.report_data import LowRank
+from cryoatom.analysis.report import SECTIONS, VERDICTS, write_report
 from cryoatom.analysis.report_payload import LARGEST_ERROR, grey_limit, payload, quantised, stored_amplitudes
 
 
@@ -76,6 +75,25 @@ def tag_link(attributes: dict[str, str | None]) -> str:
     return attributes.get("href") or ""
 
 
+def test_the_page_has_every_note_check_and_plot(tmp_path: Path) -> None:
+    data, page = example(), written(tmp_path)
+    assert page.count('<figure class="card"') == len(data.plots)
+    for plot in data.plots:
+        assert page.count(f'<img alt="{plot.title}"') == 1 and page.count(plot.caption) == 1
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th><td class="verdict">.*?>([^<]*)</span>', page)
+    assert rows == [(check.name, VERDICTS[check.verdict]) for check in data.checks]
+    assert re.findall("<li>(.*?)</li>", page) == ["Look at Example.", "Run <code>cryoatom Example</code> now."]
+    for name, value in data.facts.items():
+        assert re.search(f"<dt>{name}</dt><dd>(<code>)?{value}<", page)
+
+
+def test_images_are_called_by_their_rows() -> None:
+    sent = payload(example())
+    assert values_of(sent["rows"]).tolist() == rows_of(IMAGES).tolist()
+    assert [each["index"] for each in sent["pictures"]] == [7, 11]
+    assert payload(replace(example(), rows=np.arange(IMAGES)))["rows"] is None
+
+
 def test_names_cannot_break_out_of_the_page(tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", example(name=EVIL))
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -90,11 +108,10 @@ def test_names_cannot_break_out_of_the_page(tmp_path: Path) -> None:
 def test_conformations_survive_to_a_fiftieth_of_an_angstrom() -> None:
     data = example()
     sent = json.loads(json.dumps(payload(data), allow_nan=False))
-    amplitudes = np.stack([values_of(each) for each in sent["lowRank"]["amplitudes"]], axis=1)
-    axes = np.stack([values_of(each) for each in sent["lowRank"]["axes"]])
-    read = values_of(sent["lowRank"]["mean"]) + amplitudes @ axes
-    low_rank = data.low_rank
-    truth = low_rank.mean + np.tensordot(low_rank.amplitudes, low_rank.axes, axes=1)
+    amplitudes = np.stack([values_of(each) for each in sent["motions"]["amplitudes"]], axis=1)
+    axes = np.stack([values_of(each) for each in sent["motions"]["axes"]])
+    read = values_of(sent["motions"]["mean"]) + amplitudes @ axes
+    truth = data.motions.conformations(data.motions.amplitudes)
     assert np.abs(read.reshape(truth.shape) - truth).max() < LARGEST_ERROR
     for each, (name, frames) in zip(sent["series"], data.series.items(), strict=True):
         assert each["name"] == name
@@ -107,7 +124,7 @@ def test_amplitudes_take_32_bits_where_16_are_too_coarse(largest: float, kind: s
     amplitudes = np.linspace(0, 1, 5, dtype=np.float32)[:, None] * np.array([largest, 1], dtype=np.float32)
     axes = np.zeros((2, 4, 3))
     axes[0, 0, 0] = axes[1, 1, 0] = 1
-    stored = stored_amplitudes(LowRank(np.zeros((4, 3)), axes, amplitudes, 0.0))
+    stored = stored_amplitudes(motions(np.zeros((4, 3)), axes, amplitudes))
     assert {each["type"] for each in stored} == {kind}
     read = np.stack([values_of(each) for each in stored], axis=1)
     assert np.abs(read - amplitudes).max() < LARGEST_ERROR
@@ -188,7 +205,8 @@ def test_a_report_of_next_to_nothing_is_written(tmp_path: Path) -> None:
         notes=(),
         facts={},
         image_names=None,
-        low_rank=small.low_rank,
+        motions=small.motions,
+        rows=np.arange(1),
     )
     assert re.search(r'<section id="plots" hidden>', text)
     assert 'href="#motions"' not in text
@@ -197,7 +215,7 @@ def test_a_report_of_next_to_nothing_is_written(tmp_path: Path) -> None:
 def test_the_sizes_of_many_images_stay_small() -> None:
     data = example(images=20_000)
     size = len(json.dumps(payload(data))) - len(json.dumps(payload(example())))
-    assert size < 4 / 3 * (20_000 - IMAGES) * (2 * AXES + 2 * 2 * 2 + 1 + 2 + 6) + 1000
+    assert size < 4 / 3 * (20_000 - IMAGES) * (2 * AXES + 2 * 2 * 2 + 1 + 2 + 6 + 4) + 1000
 
 
 def test_a_report_for_a_missing_folder_says_so(tmp_path: Path) -> None:

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from molecules import helix
-from report_example import EVIL, IMAGES, example
+from report_example import EVIL, IMAGES, example, motions, rows_of
 
 from cryoatom.analysis.report import write_report
-from cryoatom.analysis.report_data import LowRank, ReportData
+from cryoatom.analysis.report_data import ReportData
 from cryoatom.files.pdb import read_pdb_atoms
+from cryoatom.geometry import random_rotations
+from cryoatom.structure.superpose import rmsd
 from cryoatom.structure.template import template_from_atoms
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'cryoatom[dev]'")
@@ -35,6 +38,7 @@ def opened(browser: Any, file: Path, script: str = "") -> SimpleNamespace:
     """Open a page offline; take note of what it says to the console and asks for."""
     context = browser.new_context(viewport={"width": 1100, "height": 760}, accept_downloads=True)
     context.set_offline(True)
+    context.set_default_timeout(10_000)
     page = context.new_page()
     said, asked = [], []
     page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
@@ -63,7 +67,7 @@ def report(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 @pytest.fixture
 def page(report: SimpleNamespace) -> Iterator[Any]:
     """The page as it is at first; whatever a test does, the page must neither complain nor fetch."""
-    report.page.evaluate("cryoatom.selectRows([])")
+    report.page.evaluate("cryoatom.selectImages([])")
     report.page.select_option("#map", "0")
     yield report.page
     assert report.said == []
@@ -71,9 +75,8 @@ def page(report: SimpleNamespace) -> Iterator[Any]:
     assert [url for url in report.asked if url != report.file.as_uri() and not url.startswith(local)] == []
 
 
-def conformation(data: ReportData, rows: list[int]) -> np.ndarray:
-    low_rank = data.low_rank
-    return low_rank.mean + np.tensordot(low_rank.amplitudes[rows].mean(axis=0), low_rank.axes, axes=1)
+def conformation(data: ReportData, images: list[int]) -> np.ndarray:
+    return data.motions.conformations(data.motions.amplitudes[images].mean(axis=0))
 
 
 def coordinates(page: Any) -> np.ndarray:
@@ -112,10 +115,10 @@ def saved(page: Any, button: str, folder: Path) -> Path:
 def test_a_click_on_a_point_shows_its_conformation(report: SimpleNamespace, page: Any) -> None:
     page.evaluate(CENTER_MAP)
     page.mouse.click(*place(page, 3, 4))
-    page.wait_for_selector("body[data-row='43']")
+    page.wait_for_selector("body[data-row='134']")
     assert coordinates(page) == pytest.approx(conformation(report.data, [43]), abs=0.02)
-    assert page.inner_text("#shown-title") == "Image, row 43"
-    assert page.inner_text("#shown-detail") == report.data.image_names[43]
+    assert page.inner_text("#shown-title") == "Image, row 134"
+    assert page.inner_text("#shown-detail") == f"{report.data.image_names[43]} · image 43 of this run"
     assert f"cluster\n{43 % 4 + 1}" in page.inner_text("#values")
     ring = page.locator(".ring").bounding_box()
     assert (ring["x"] + ring["width"] / 2, ring["y"] + ring["height"] / 2) == pytest.approx(place(page, 3, 4), abs=1)
@@ -125,29 +128,31 @@ def test_a_row_can_be_typed(report: SimpleNamespace, page: Any) -> None:
     page.fill("#row", "17")
     page.press("#row", "Enter")
     page.wait_for_selector("body[data-row='17']")
-    assert coordinates(page) == pytest.approx(conformation(report.data, [17]), abs=0.02)
-    page.fill("#row", str(IMAGES))
-    page.press("#row", "Enter")
-    assert page.get_attribute("body", "data-row") == "17"
+    assert coordinates(page) == pytest.approx(conformation(report.data, [4]), abs=0.02)
+    for missing in (18, 5 + 3 * IMAGES):
+        page.fill("#row", str(missing))
+        page.press("#row", "Enter")
+        assert page.get_attribute("body", "data-row") == "17"
+        assert not page.evaluate("document.getElementById('row').checkValidity()")
 
 
 @pytest.mark.parametrize(
-    ("mode", "corners", "rows"),
+    ("mode", "corners", "images"),
     [
         ("select", [(1.5, 0.5), (4.5, 2.5)], [12, 13, 14, 22, 23, 24]),
         ("lasso", [(1.5, 0.5), (4.5, 0.5), (4.5, 1.5), (2.5, 1.5), (2.5, 3.5), (1.5, 3.5)], [12, 13, 14, 22, 32]),
     ],
 )
 def test_images_drawn_around_are_selected_and_saved(
-    report: SimpleNamespace, page: Any, tmp_path: Path, mode: str, corners: list[tuple[float, float]], rows: list[int]
+    report: SimpleNamespace, page: Any, tmp_path: Path, mode: str, corners: list[tuple[float, float]], images: list[int]
 ) -> None:
     draw(page, mode, corners)
-    page.wait_for_selector(f"body[data-selected='{len(rows)}']")
-    assert page.evaluate("cryoatom.state.rows") == rows
-    assert page.evaluate("Array.from(scatter.data[0].selectedpoints)") == rows
-    assert coordinates(page) == pytest.approx(conformation(report.data, rows), abs=0.02)
+    page.wait_for_selector(f"body[data-selected='{len(images)}']")
+    assert page.evaluate("cryoatom.state.images") == images
+    assert page.evaluate("Array.from(scatter.data[0].selectedpoints)") == images
+    assert coordinates(page) == pytest.approx(conformation(report.data, images), abs=0.02)
     file = saved(page, "#save-rows", tmp_path)
-    assert [int(line) for line in file.read_text().split()] == rows
+    assert [int(line) for line in file.read_text().split()] == rows_of(IMAGES)[images].tolist()
 
 
 def test_a_selection_ends(page: Any) -> None:
@@ -162,22 +167,40 @@ def test_a_click_on_a_class_selects_its_images(page: Any) -> None:
     page.select_option("#colour", "0")
     page.click("#classes button >> nth=2")
     page.wait_for_selector("body[data-selected='15']")
-    assert page.evaluate("cryoatom.state.rows.every((row) => row % 4 === 2)")
+    assert page.evaluate("cryoatom.state.images.every((image) => image % 4 === 2)")
 
 
 def test_the_saved_conformation_is_what_is_seen(report: SimpleNamespace, page: Any, tmp_path: Path) -> None:
-    rows = list(range(5, 25))
-    page.evaluate("rows => cryoatom.selectRows(rows)", rows)
+    images = list(range(5, 25))
+    page.evaluate("images => cryoatom.selectImages(images)", images)
     atoms = read_pdb_atoms(saved(page, "#save-pdb", tmp_path))
-    template, low_rank = report.data.template, report.data.low_rank
-    members = low_rank.mean + np.tensordot(low_rank.amplitudes[rows], low_rank.axes, axes=1)
+    template, all_motions = report.data.template, report.data.motions
+    members = all_motions.conformations(all_motions.amplitudes[images])
     spread = np.sqrt(((members - members.mean(axis=0)) ** 2).sum(axis=2).mean(axis=0))
-    assert atoms.positions == pytest.approx(conformation(report.data, rows), abs=0.02)
+    assert atoms.positions == pytest.approx(conformation(report.data, images), abs=0.02)
     assert atoms.b_factors == pytest.approx(spread, abs=0.02)
     assert (atoms.residue_names == template.residue_names).all()
     assert atoms.chain_ids.tolist() == ["A"] * 8 + ["B"] * 8  # the format has no room for BB
     assert (atoms.residue_numbers == template.residue_numbers).all()
     assert (atoms.names == "CA").all()
+
+
+@pytest.mark.parametrize("residues", [1, 2, 3, 16])
+@pytest.mark.parametrize("noise", [0.0, 1e-3, 1.0, 30.0])
+def test_the_deviation_from_the_template_is_after_superposition(page: Any, residues: int, noise: float) -> None:
+    generator = np.random.default_rng(residues)
+    target = 10 * generator.normal(size=(residues, 3))
+    moved = target @ random_rotations(1, generator)[0].T + 50 + noise * generator.normal(size=(residues, 3))
+    for mobile in (moved, moved * [1, 1, -1]):
+        found = page.evaluate("([a, b]) => cryoatom.rmsd(a, b)", [mobile.ravel().tolist(), target.ravel().tolist()])
+        assert found == pytest.approx(float(rmsd(torch.from_numpy(mobile), torch.from_numpy(target))), abs=2e-5)
+
+
+def test_the_page_tells_the_deviation_from_the_template(report: SimpleNamespace, page: Any) -> None:
+    page.evaluate("cryoatom.showImage(9)")
+    pair = (conformation(report.data, [9]), report.data.template.positions)
+    least = float(rmsd(*map(torch.from_numpy, pair)))
+    assert page.inner_text("#rmsd") == f"RMSD from the template {least:.2f} Å, after superposition"
 
 
 def test_a_motion_can_be_followed(report: SimpleNamespace, page: Any) -> None:
@@ -200,7 +223,7 @@ def test_a_motion_plays_while_the_map_answers(page: Any) -> None:
     page.click("#play")
     assert not page.evaluate("cryoatom.state.playing")
     page.click("#picture-cards button >> nth=1")
-    page.wait_for_selector("body[data-row='11'][data-kind=image]")
+    page.wait_for_selector("body[data-row='38'][data-kind=image]")
 
 
 def test_colours_and_maps_change(report: SimpleNamespace, page: Any) -> None:
@@ -212,7 +235,7 @@ def test_colours_and_maps_change(report: SimpleNamespace, page: Any) -> None:
     page.select_option("#map", "1")
     page.wait_for_function("scatter.layout.xaxis.title.text === 'first'")
     assert page.evaluate("Array.from(scatter.data[0].x)") == pytest.approx(
-        report.data.low_rank.amplitudes[:, 0], abs=0.01
+        report.data.motions.amplitudes[:, 0], abs=0.01
     )
 
 
@@ -257,8 +280,10 @@ def test_a_page_of_next_to_nothing_opens(browser: Any, tmp_path: Path) -> None:
     """One image of a template with a lone residue, and nothing found in it."""
     atoms = helix(8)
     template = template_from_atoms(atoms[(atoms.residue_numbers != 4) & (atoms.residue_numbers != 6)], "lone")[0]
-    low_rank = LowRank(template.positions, np.zeros((0, 6, 3)), np.zeros((1, 0), np.float32), 0.0)
-    write_report(tmp_path / "report.html", ReportData("One image", {}, (), template, {}, {}, low_rank, {}, {}))
+    still = motions(template.positions, np.zeros((0, 6, 3)), np.zeros((1, 0), np.float32))
+    write_report(
+        tmp_path / "report.html", ReportData("One image", {}, (), template, np.arange(1), {}, {}, still, {}, {})
+    )
     small = opened(browser, tmp_path / "report.html")
     small.page.fill("#row", "0")
     small.page.press("#row", "Enter")
@@ -283,8 +308,8 @@ def test_without_webgl_the_rest_works(browser: Any, tmp_path: Path) -> None:
     assert page.evaluate("scatter.data[0].x.length") < 9000 / 2
     draw(page, "select", [(-0.5, -10), (0.5, 100)])  # a pixel is several rows high
     page.wait_for_selector("body[data-kind=selection]")
-    rows = page.evaluate("cryoatom.state.rows")
-    assert rows == list(range(0, 10 * len(rows), 10)) and len(rows) == pytest.approx(100, abs=8)
-    assert coordinates(page) == pytest.approx(conformation(data, rows), abs=0.02)
+    images = page.evaluate("cryoatom.state.images")
+    assert images == list(range(0, 10 * len(images), 10)) and len(images) == pytest.approx(100, abs=8)
+    assert coordinates(page) == pytest.approx(conformation(data, images), abs=0.02)
     assert without.said == []
     without.context.close()

@@ -14,6 +14,8 @@ from cryoatom.files.structure import read_atoms, read_models
 from cryoatom.files.trajectory import read_trajectory
 from cryoatom.structure.template import Template, template_from_atoms
 
+LATENTS = np.zeros((5, 2))
+
 
 def two_chains() -> Template:
     """Make two chains, the first with a break and an inserted residue."""
@@ -35,13 +37,11 @@ def frames_of(template: Template, count: int = 5) -> np.ndarray:
 
 def test_every_file_holds_the_series(template, tmp_path):
     positions = frames_of(template)
-    latents, rows = np.random.default_rng(0).normal(size=(5, 3)), np.array([7, 0, 12, 3, 9])
+    latents = np.random.default_rng(0).normal(size=(5, 3))
     folder = tmp_path / "new" / "pc1"
-    written = write_series(
-        folder, template, positions, name="pc1", latents=latents, rows=rows, rows_name="centers_ind.txt"
-    )
+    written = write_series(folder, template, positions, name="pc1", latents=latents)
     singles = [f"struct_{number:03d}.pdb" for number in range(1, 6)]
-    others = ["pc1.cif", "pc1.pdb", "pc1.dcd", "topology.cif", "z_values.txt", "centers_ind.txt", "open.cxc"]
+    others = ["pc1.cif", "pc1.pdb", "pc1.dcd", "topology.cif", "z_values.txt", "open.cxc"]
     assert {path.name for path in written} == {*singles, *others} == {path.name for path in folder.iterdir()}
     for name in ("pc1.cif", "pc1.pdb"):
         atoms, models = read_models(folder / name)
@@ -52,7 +52,6 @@ def test_every_file_holds_the_series(template, tmp_path):
     np.testing.assert_allclose(read_trajectory(folder / "pc1.dcd", folder / "topology.cif").positions, positions)
     np.testing.assert_allclose(read_atoms(folder / singles[3]).positions, positions[3], atol=1e-3)
     np.testing.assert_allclose(np.loadtxt(folder / "z_values.txt"), latents)
-    np.testing.assert_array_equal(np.loadtxt(folder / "centers_ind.txt", dtype=int), rows)
 
 
 def test_displacements_are_from_the_first_frame(template):
@@ -61,21 +60,10 @@ def test_displacements_are_from_the_first_frame(template):
     assert not displacements(template.positions[None]).any()
 
 
-def test_values_of_every_frame_go_to_their_single_files(template, tmp_path):
-    values = np.arange(3 * len(template)).reshape(3, -1) / 10
-    write_series(tmp_path, template, frames_of(template, 3), name="a", b_factors=values, b_label="uncertainty (Å)")
-    for number in range(3):
-        np.testing.assert_allclose(read_atoms(tmp_path / f"struct_{number + 1:03d}.pdb").b_factors, values[number])
-    np.testing.assert_allclose(read_atoms(tmp_path / "a.cif").b_factors, values.mean(axis=0), atol=0.006)
-    assert "uncertainty (Å)" in (tmp_path / "open.cxc").read_text(encoding="utf-8")
-    write_series(tmp_path, template, frames_of(template, 3), name="a", b_factors=values[1])
-    np.testing.assert_allclose(read_atoms(tmp_path / "a.cif").b_factors, values[1])
-
-
 def test_a_shorter_series_leaves_nothing_of_the_longer_one(template, tmp_path):
-    write_series(tmp_path, template, frames_of(template, 6), name="a")
+    write_series(tmp_path, template, frames_of(template, 6), name="a", latents=LATENTS)
     (tmp_path / "struct_of_mine.pdb").touch()
-    write_series(tmp_path, template, frames_of(template, 2), name="a")
+    write_series(tmp_path, template, frames_of(template, 2), name="a", latents=LATENTS)
     assert sorted(path.name for path in tmp_path.glob("struct*")) == [
         "struct_001.pdb",
         "struct_002.pdb",
@@ -83,14 +71,9 @@ def test_a_shorter_series_leaves_nothing_of_the_longer_one(template, tmp_path):
     ]
 
 
-def test_single_files_may_be_left_out(template, tmp_path):
-    write_series(tmp_path, template, frames_of(template), name="a", single_files=False)
-    assert not list(tmp_path.glob("struct_*"))
-
-
 def test_what_the_pdb_format_cannot_hold_goes_to_mmcif(template, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        written = write_series(tmp_path, template, frames_of(template) + 10_000, name="far")
+        written = write_series(tmp_path, template, frames_of(template) + 10_000, name="far", latents=LATENTS)
     assert "only .cif files" in caplog.text and not [path for path in written if path.suffix == ".pdb"]
     np.testing.assert_allclose(read_models(tmp_path / "far.cif")[1], frames_of(template) + 10_000, atol=2e-3)
     assert 'open "far.cif" coordsets true' in (tmp_path / "open.cxc").read_text(encoding="utf-8")
@@ -98,7 +81,7 @@ def test_what_the_pdb_format_cannot_hold_goes_to_mmcif(template, tmp_path, caplo
 
 
 def test_the_script_opens_colours_and_plays_the_series(template, tmp_path):
-    write_series(tmp_path, template, frames_of(template), name="pc1")
+    write_series(tmp_path, template, frames_of(template), name="pc1", latents=LATENTS)
     text = (tmp_path / "open.cxc").read_text(encoding="utf-8")
     names = re.findall(r'^open "([^"]+)" coordsets true$', text, re.MULTILINE)
     assert names == ["pc1.pdb"] and (tmp_path / names[0]).is_file()

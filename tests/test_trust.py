@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from molecules import helix
 
 from cryoatom.analysis.controls import KINDS, MEAN, OWN, Controls
 from cryoatom.analysis.convergence import Drift
-from cryoatom.analysis.half_sets import HalfSets
+from cryoatom.analysis.half_agreement import HalfSets
 from cryoatom.analysis.trust import trust_checks, write_trust
 from cryoatom.analysis.trust_plots import trust_plots
 from cryoatom.ensemble.stereochemistry import geometry_of, measure_geometry
@@ -21,7 +22,7 @@ TEMPLATE = template_from_atoms(helix(20), "helix")[0]
 IMAGES = 40
 
 
-def controls_of(own: float, others: float, *, held: int = 10) -> Controls:
+def controls_of(own: float, others: float, *, held: int = 30) -> Controls:
     generator = np.random.default_rng(0)
 
     def drawn(count: int) -> dict[str, np.ndarray]:
@@ -41,6 +42,7 @@ def drift_of(*to_end: float) -> Drift:
 def halves_of(difference: float, correlation: float | None = 0.99) -> HalfSets:
     bins = np.linspace(-5, 5, 8)
     return HalfSets(
+        np.arange(IMAGES),
         np.full(IMAGES, difference),
         np.arange(IMAGES) % 3,
         np.full(len(TEMPLATE), difference),
@@ -82,8 +84,12 @@ def test_a_good_run_is_called_good():
 @pytest.mark.parametrize(
     ("given", "name", "verdict"),
     [
-        ({"controls": controls_of(103, 100)}, "Heterogeneity", "bad"),  # less than the optimism
+        ({"controls": controls_of(99, 100)}, "Heterogeneity", "bad"),
+        ({"controls": controls_of(103, 100)}, "Heterogeneity", "look"),  # less than the optimism
         ({"controls": controls_of(104.5, 100)}, "Heterogeneity", "look"),
+        ({"controls": controls_of(107, 100)}, "Heterogeneity", "good"),
+        ({"controls": controls_of(107, 100)}, "Another image's conformation", "look"),  # less than twice the optimism
+        ({"controls": controls_of(112, 100)}, "Another image's conformation", "good"),
         ({"controls": controls_of(110, 100, held=0)}, "Heterogeneity", "good"),
         ({"controls": controls_of(99, 100)}, "Another image's pose", "bad"),
         ({"half_sets": halves_of(1.9)}, "Half sets, same image", "bad"),
@@ -91,6 +97,7 @@ def test_a_good_run_is_called_good():
         ({"half_sets": halves_of(0.2, 0.5)}, "Half sets, order of images", "bad"),
         ({"drift": drift_of(5, 4, 3, 2, 1)}, "Drift of the structures", "bad"),
         ({"drift": drift_of(2.0)}, "Drift of the structures", ""),
+        ({"drift": replace(drift_of(5, 4, 3), has_end=False)}, "Drift of the structures", ""),
         ({"drift": drift_of(3, 0.1, 0.1, 0.1, 2)}, "Held-out likelihood", "bad"),
         ({"images": {"is_junk": np.arange(10) < 2}}, "Images that do not fit", "look"),
         ({"images": {"is_junk": np.arange(10) < 9}}, "Images that do not fit", "bad"),
@@ -98,6 +105,20 @@ def test_a_good_run_is_called_good():
 )
 def test_what_is_wrong_is_called_so(given, name, verdict):
     assert verdicts(**given)[name] == verdict
+
+
+def test_words_are_right_for_controls_that_fit_better():
+    checks = {check.name: check for check in trust_checks(controls=controls_of(97, 100, held=0))}
+    for name in ("Another image's conformation", "Static template", "Another image's pose"):
+        assert checks[name].value.endswith("nats an image better") and "-" not in checks[name].value
+    assert checks["Heterogeneity"].value.endswith("nats an image worse than the mean conformation")
+    assert "no figures of held-out images" in checks["Heterogeneity"].meaning
+
+
+def test_dead_images_are_counted_apart():
+    images = {"is_junk": np.arange(10) < 3, "is_dead": np.arange(10) < 1}
+    (check,) = trust_checks(images=images)
+    assert check.value == "20.0%, and 1 that could not be used"
 
 
 def test_bad_chains_are_called_so_unless_the_template_is_as_bad():
@@ -134,11 +155,20 @@ def test_files_hold_what_was_measured(tmp_path):
         assert next(csv.DictReader(file))["from_previous"] == ""
 
 
-@pytest.mark.parametrize("changes", [{}, {"controls": controls_of(5, 4, held=0)}, {"drift": drift_of(1.0)}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"controls": controls_of(5, 4, held=0)},
+        {"drift": drift_of(1.0)},
+        {"drift": replace(drift_of(2.0, 0.0), has_end=False)},
+    ],
+)
 def test_plots_can_be_drawn(changes, tmp_path):
     plots = trust_plots(TEMPLATE, **everything(**changes))
     names = [plot.name for plot in plots]
-    assert len(set(names)) == len(names) and ("drift.png" in names) == (changes.get("drift") is None)
+    drift = changes.get("drift")
+    assert len(set(names)) == len(names) and ("drift.png" in names) == (drift is None or len(drift.epochs) > 1)
     for plot in plots[:2]:
         save_png(plot.figure, tmp_path / plot.name)
         assert (tmp_path / plot.name).stat().st_size > 5000

@@ -1,19 +1,32 @@
 import csv
+import shutil
 from pathlib import Path
 
 import mrcfile
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from fits import PIXEL_SIZE, bent, settings, small_template, write_dataset
 
 from cryoatom.analysis.run import Run, load
 from cryoatom.analysis.volume_config import VolumeConfig
 from cryoatom.analysis.volume_files import write_volumes
-from cryoatom.analysis.volumes import bead_density, in_box, map_grid, mean_density, write_densities
+from cryoatom.analysis.volumes import (
+    bead_density,
+    in_box,
+    map_grid,
+    mean_density,
+    reconstruct_images,
+    write_densities,
+)
+from cryoatom.cli.main import cli
 from cryoatom.files.density import write_map
 from cryoatom.files.mrc import read_map
 from cryoatom.imaging.beads import BeadModel, bead_layout
+from cryoatom.poses.reconstruct import backproject_halves
+from cryoatom.training.images import prepare_images
+from cryoatom.training.stage import silent
 from cryoatom.training.train import train
 from cryoatom.workers import Workers
 
@@ -102,6 +115,53 @@ def test_maps_of_a_run_fit_its_beads(run, tmp_path):
     with (tmp_path / "out" / "fsc.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == run.grid.side // 2 + 1 and float(rows[2]["half_maps"]) > 0.5
+
+
+def test_images_are_weighted_by_the_noise_of_the_training(run, monkeypatch):
+    seen, images = {}, np.array([3, 4, 9, 17])
+
+    def watched(read_images, optics, poses, grid, **given):
+        seen.update(given, images=read_images(np.array([1, 3])), defocus=optics.defocus_u)
+        return backproject_halves(read_images, optics, poses, grid, **given)
+
+    monkeypatch.setattr("cryoatom.analysis.volumes.backproject_halves", watched)
+    with Workers(1) as workers:
+        reconstruct_images(run, images, run.grid, workers=workers)
+        data = prepare_images(run.config, run.inputs(), run.folder, workers, silent)
+    np.testing.assert_allclose(seen["noise"].spectra, data.noise_power, rtol=1e-6)
+    assert seen["noise"].group_of_image.tolist() == data.noise_group[images].tolist()
+    particles = run.inputs().particles
+    assert seen["defocus"].tolist() == particles.optics.defocus_u[images].tolist()
+    with mrcfile.mmap(particles.stacks[0]) as stack:
+        for own, row in zip(seen["images"], (4, 17), strict=True):
+            assert np.corrcoef(own.numpy().ravel(), np.asarray(stack.data)[row].ravel())[0, 1] == pytest.approx(
+                1, abs=1e-6
+            )
+
+
+def test_dead_images_are_left_out(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder.path, folder)
+    with run.folder.image_report.open() as file:
+        rows = list(csv.DictReader(file))
+    rows[5]["is_dead"] = rows[9]["is_dead"] = "1"
+    with (folder / "images.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    (tmp_path / "rows.txt").write_text("4 5 9 11 30")
+    result = CliRunner().invoke(
+        cli, ["volume", str(folder), "--ind", str(tmp_path / "rows.txt"), "-o", str(tmp_path / "out")]
+    )
+    assert result.exit_code == 0, result.output
+    assert "among these 5 images are" in result.output and "2 dead (they could not be used)" in result.output
+    assert "3 of 40 images (2 dead ones left out): " in result.output
+    assert (tmp_path / "out" / "rows.txt").read_text().split() == ["4", "11", "30"]
+    expected = mean_density(run, np.array([4, 11, 30]), run.grid.side, run.grid.coarse_pixel)
+    np.testing.assert_allclose(read_map(tmp_path / "out" / "density.mrc").values, expected, atol=1e-6)
+    config = VolumeConfig.model_validate({"run": folder, "outdir": tmp_path / "none"})
+    with Workers(1) as workers, pytest.raises(ValueError, match="none of these images could be used"):
+        write_volumes(load(folder), np.array([5, 9]), config, workers=workers)
 
 
 def test_box_voxels_resolution_and_origin_are_as_asked(run, tmp_path):

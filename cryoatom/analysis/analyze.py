@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +11,21 @@ import torch
 
 from cryoatom.analysis.analyze_config import AnalyzeConfig
 from cryoatom.analysis.evidence import Evidence, gather_evidence
-from cryoatom.analysis.landscape import Traversal, survey, traverse
 from cryoatom.analysis.freshness import latents_digest
 from cryoatom.analysis.half_sets import check_half_sets
-from cryoatom.analysis.landscape_files import clear_outputs, landscape_plots, write_landscape
+from cryoatom.analysis.headline import headline
+from cryoatom.analysis.landscape import Traversal, survey, traverse
+from cryoatom.analysis.landscape_files import landscape_plots, write_landscape
 from cryoatom.analysis.mechanics import measure_mechanics, mechanics_plots, write_mechanics
 from cryoatom.analysis.page import report_data
+from cryoatom.analysis.rebuild import check_place, rebuilding
 from cryoatom.analysis.report import write_report
 from cryoatom.analysis.report_data import Check, Plot
 from cryoatom.analysis.run import Run, load
 from cryoatom.analysis.trust import trust_checks, write_trust
 from cryoatom.analysis.trust_plots import trust_plots
 from cryoatom.analysis.volumes import write_densities
-from cryoatom.files.lock import locked
-from cryoatom.files.replacing import remove_leftovers, replacing
+from cryoatom.files.replacing import replacing
 from cryoatom.plotting import save_png
 from cryoatom.run_folder import AnalysisFolder
 from cryoatom.threads import available_cores
@@ -33,6 +33,7 @@ from cryoatom.training.stage import Stage, silent
 
 TITLE = "Analysing"
 _STEPS = 5
+_logger = logging.getLogger(__name__)
 
 
 def analyze(config: AnalyzeConfig, *, command: list[str] | None = None, stage: Stage = silent) -> AnalysisFolder:
@@ -54,10 +55,10 @@ def analyze(config: AnalyzeConfig, *, command: list[str] | None = None, stage: S
     OSError
         When the disk is full.
     """
-    run = load(config.run, config.epoch)
-    if config.half_sets:
-        check_half_sets(run)
+    run = load(config.run, config.epoch, config.particles)
     folder = run.folder.analysis(run.epoch) if config.outdir is None else AnalysisFolder(config.outdir)
+    check_place(folder)
+    _check_settings(run, config)
     torch.set_num_threads(available_cores(config.threads))
     with stage(_STEPS, TITLE) as advance:
         landscape = survey(run, config)
@@ -65,19 +66,19 @@ def analyze(config: AnalyzeConfig, *, command: list[str] | None = None, stage: S
         series = traverse(run, landscape, config)
         mechanics = measure_mechanics(run, landscape, series, config)
         advance(2, "")
-        with _writing(folder):
-            folder.config.write_text(config.to_yaml(command or []), encoding="utf-8")
-            write_landscape(folder, run, landscape, series)
-            write_mechanics(folder, run, mechanics)
+        with rebuilding(folder) as new:
+            new.config.write_text(config.to_yaml(command or []), encoding="utf-8")
+            write_landscape(new, run, landscape, series)
+            write_mechanics(new, run, mechanics)
             if config.volumes:
-                _write_volumes(folder, run, series, config)
+                _write_volumes(new, run, series, config)
             advance(3, "")
             evidence = gather_evidence(run, landscape, config, stage)
             advance(4, "")
-            checks = _judge(folder, run, evidence)
+            checks = _judge(new, run, evidence)
             plots = [*landscape_plots(landscape), *mechanics_plots(run, landscape, mechanics)]
             plots += _trust_plots(run, evidence)
-            _write_plots(folder, plots)
+            _write_plots(new, plots)
             data = report_data(
                 run,
                 landscape,
@@ -88,23 +89,26 @@ def analyze(config: AnalyzeConfig, *, command: list[str] | None = None, stage: S
                 plots=plots,
                 command=shlex.join(command or ["cryoatom", "analyze", str(config.run)]),
             )
-            write_report(folder.report, data)
-            with replacing(folder.state) as temporary:  # the last file: what has it is whole
-                temporary.write_text(latents_digest(run) + "\n", encoding="utf-8")
+            write_report(new.report, data)
+            lines = headline(run, landscape, series, mechanics, checks)
+            new.summary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            new.state.write_text(latents_digest(run) + "\n", encoding="utf-8")
+        for line in lines:
+            _logger.info("%s", line)
         advance(_STEPS, "")
     return folder
 
 
-@contextmanager
-def _writing(folder: AnalysisFolder) -> Iterator[None]:
-    """Make the folder, keep others out of it, and take away what an earlier analysis left, its report first."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with locked(folder.lock):
-        folder.state.unlink(missing_ok=True)
-        folder.report.unlink(missing_ok=True)
-        remove_leftovers(folder.path)
-        clear_outputs(folder)
-        yield
+def _check_settings(run: Run, config: AnalyzeConfig) -> None:
+    """Refuse what cannot be done, before any time is spent."""
+    if config.half_sets:
+        check_half_sets(run)
+    if config.ksample > len(run):
+        raise ValueError(f"--ksample {config.ksample}: there are only {len(run)} images")
+    if config.datadir is not None and not config.datadir.is_dir():
+        raise FileNotFoundError(f"no folder --datadir {config.datadir}")
+    if config.particles is not None and not config.particles.is_file():
+        raise FileNotFoundError(f"no file --particles {config.particles}")
 
 
 def _write_volumes(folder: AnalysisFolder, run: Run, series: dict[str, Traversal], config: AnalyzeConfig) -> None:
@@ -120,7 +124,9 @@ def _judge(folder: AnalysisFolder, run: Run, evidence: Evidence) -> tuple[Check,
         "drift": evidence.drift,
         "half_sets": evidence.half_sets,
     }
-    checks = trust_checks(**measured, template_geometry=evidence.template_geometry, images=run.images)
+    judged = run.epoch is None and run.folder.image_report.is_file()  # an epoch has no table of its own
+    images = run.images if judged else None
+    checks = trust_checks(**measured, template_geometry=evidence.template_geometry, images=images)
     write_trust(folder.path, checks, **measured)
     return checks
 

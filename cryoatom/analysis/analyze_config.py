@@ -28,15 +28,16 @@ class AnalyzeConfig(Settings):
         "Folder to write to [default: analyze/ in the run folder, analyze.N/ for an epoch].",
         flags=("-o", "--outdir"),
     )
+    particles: Path | None = setting(None, "The particle file of the training, where it has moved since.")
     datadir: Path | None = setting(None, "Folder of the image stacks, where they have moved since the training.")
 
-    pc: PositiveInt = setting(2, "Principal components of latents, and of motion, that are followed.")
+    pc: int = setting(2, "Principal components of latents, and of motion, that are followed.", ge=1, le=16)
     n_per_pc: int = setting(10, "Conformations along each.", ge=2)
     ksample: int = setting(20, "Clusters of latents (k-means).", ge=2)
     umap: bool = setting(False, "Also embed the latents by UMAP (pip install 'cryoatom[umap]').")
     path: str | None = setting(
         None,
-        "Ends of a path through the images: two particles (rows from 0) or clusters, as '12,3400' or 'k3,k17' "
+        "Ends of a path through the images: two images (from 0) or clusters, as '12,3400' or 'k3,k17' "
         "[default: the ends of the largest motion].",
     )
     cv: tuple[str, ...] = setting(
@@ -44,11 +45,14 @@ class AnalyzeConfig(Settings):
         "A collective variable, as 'lid=angle:179-185/115-125/125-153': distance of two, angle of three or dihedral "
         "of four centres of residues; may be given several times.",
     )
-    domains: int | None = setting(None, "Rigid domains to look for [default: as many as there seem to be].", ge=1)
+    domains: int | None = setting(
+        None, "Rigid domains to look for [default: as many as there seem to be].", ge=1, le=20
+    )
 
     controls: bool = setting(True, "Compare with the static template, other images' conformations, a wrong template.")
     half_sets: bool = setting(
-        False, "Train two more decoders, on the odd and the even images, and compare: takes as long as the training."
+        False,
+        "Train two more decoders, on the odd and the even images, and compare: takes twice as long as the training.",
     )
 
     pictures: int = setting(40, "Images shown beside their models.", ge=0)

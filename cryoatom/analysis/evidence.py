@@ -10,12 +10,14 @@ import numpy as np
 from cryoatom.analysis.analyze_config import AnalyzeConfig
 from cryoatom.analysis.controls import Controls, measure_controls
 from cryoatom.analysis.convergence import Drift, measure_drift
-from cryoatom.analysis.half_sets import HalfSets, compare_half_sets, train_half_sets
+from cryoatom.analysis.half_agreement import HalfSets, compare_half_sets
+from cryoatom.analysis.half_sets import explain_missing_half_sets, train_half_sets
 from cryoatom.analysis.landscape import Landscape
 from cryoatom.analysis.pictures import draw_pictures
 from cryoatom.analysis.report_data import Picture
 from cryoatom.analysis.run import Run
 from cryoatom.ensemble.stereochemistry import geometry_of, measure_geometry
+from cryoatom.particles.rows import spaced_rows
 from cryoatom.structure.alpha_geometry import Geometry
 from cryoatom.threads import available_cores
 from cryoatom.training.fit import training_rows
@@ -63,19 +65,16 @@ def gather_evidence(run: Run, landscape: Landscape, config: AnalyzeConfig, stage
     template = run.template
     if config.half_sets:
         train_half_sets(run, stage=stage, threads=config.threads, datadir=config.datadir)
-    has_halves = all((half / run.folder.conformations.name).is_file() for half in run.folder.halves)
     controls, pictures, notes = _compare_images(run, landscape, config, stage)
-    if not has_halves:
-        notes += (
-            "No half sets: `cryoatom analyze RUN --half-sets` trains two more decoders, on the odd and on the even "
-            "images, and tells how far they agree.",
-        )
+    no_halves = explain_missing_half_sets(run)
+    if no_halves is not None:
+        notes += (no_halves,)
     return Evidence(
-        geometry=measure_geometry(run.conformations, template.positions, template.chain_position),
+        geometry=measure_geometry(run.conformations, template.positions, template.chain_position, rows=landscape.rows),
         template_geometry=geometry_of(template.positions, template.chain_position),
-        drift=measure_drift(run.folder),
+        drift=measure_drift(run),
         controls=controls,
-        half_sets=compare_half_sets(run) if has_halves else None,
+        half_sets=compare_half_sets(run) if no_halves is None else None,
         pictures=pictures,
         notes=notes,
     )
@@ -89,19 +88,21 @@ def _compare_images(
         return None, (), ()
     with Workers(available_cores(config.threads)) as workers:
         try:
-            opened = run.trainer(workers, datadir=config.datadir, stage=stage)
-            trainer = opened.__enter__()
-        except (FileNotFoundError, ValueError) as error:
+            trainer = run.open_trainer(workers, datadir=config.datadir, stage=stage)
+        except (OSError, ValueError) as error:  # they may have moved, or the run folder may be read-only
             _logger.warning("no controls and no pictures, as the images cannot be read again: %s", error)
             return None, (), (f"The images could not be read again, so they were compared with nothing: {error}",)
         return _measure(trainer, run, landscape, config), _draw(trainer, run, landscape, config), ()
 
 
 def _measure(trainer: Trainer, run: Run, landscape: Landscape, config: AnalyzeConfig) -> Controls | None:
-    if not config.controls or trainer.objective.without_poses is not None or len(landscape.rows) < 2:
+    if not config.controls or trainer.objective.without_poses is not None:
         return None
-    held_out = training_rows(run.config, len(run))[1]
-    return measure_controls(trainer, landscape.rows, config.seed, held_out=held_out)
+    alive = landscape.rows[~trainer.data.is_dead[landscape.rows]]
+    if len(alive) < 2:
+        return None
+    unseen = np.setdiff1d(alive, training_rows(run.config, len(run))[0])
+    return measure_controls(trainer, alive, config.seed, held_out=unseen)
 
 
 def _draw(trainer: Trainer, run: Run, landscape: Landscape, config: AnalyzeConfig) -> tuple[Picture, ...]:
@@ -114,24 +115,37 @@ def _draw(trainer: Trainer, run: Run, landscape: Landscape, config: AnalyzeConfi
 def chosen_images(run: Run, landscape: Landscape, count: int) -> tuple[np.ndarray, list[str]]:
     """Choose images worth a look: centres of clusters, the best, the worst, the least certain, the junk.
 
+    An even sample fills up what is left. Of an epoch it alone stands beside the centres: images.csv is of the end.
+
     Returns
     -------
     (m,) int64 array and list of str
-        At most `count` rows, each once, and why.
+        `count` images, or all that there are, each once, and why.
     """
-    images, rows = run.images, landscape.rows
-    each = max(1, count // 8)
-    gain, fits = images["gain_nats"], images["fits"]
-    by_gain = rows[np.argsort(gain[rows], kind="stable")]
-    wanted = [(row, f"centre of cluster {label}") for label, row in enumerate(landscape.clusters.center_rows, start=1)]
-    extra = [(row, "explained best") for row in by_gain[::-1][:each]]
-    extra += [(row, "explained worst") for row in by_gain[:each]]
-    if "sd" in images:
-        extra += [(row, "least certain") for row in rows[np.argsort(-images["sd"][rows], kind="stable")][:each]]
-    junk = np.setdiff1d(np.flatnonzero(images["is_dead"] == 0), rows)
-    extra += [(row, "does not fit: junk?") for row in junk[np.argsort(fits[junk], kind="stable")][:each]]
-    kept = wanted[: max(count - len(extra), count // 2)] + extra
+    is_told = run.epoch is None and run.folder.image_report.is_file()
+    extra = _told_images(run, landscape, max(1, count // 8)) if is_told else _sampled_images(landscape, count // 2)
+    filling = _sampled_images(landscape, 2 * count)
+    centers = landscape.clusters.center_rows.tolist()
+    wanted = [(image, f"centre of cluster {label}") for label, image in enumerate(centers, start=1)]
     chosen: dict[int, str] = {}
-    for row, note in kept:
-        chosen.setdefault(int(row), note)
+    for image, note in wanted[: max(count - len(extra), count // 2)] + extra + wanted + filling:
+        chosen.setdefault(image, note)
     return np.array(list(chosen)[:count], dtype=np.int64), list(chosen.values())[:count]
+
+
+def _told_images(run: Run, landscape: Landscape, each: int) -> list[tuple[int, str]]:
+    """Return the extremes of images.csv."""
+    images, rows = run.images, landscape.rows
+    junk = np.setdiff1d(np.flatnonzero(images["is_dead"] == 0), rows)
+    ranked = {
+        "explained best": rows[np.argsort(-images["gain_nats"][rows], kind="stable")],
+        "explained worst": rows[np.argsort(images["gain_nats"][rows], kind="stable")],
+        "least certain": rows[np.argsort(-images["sd"][rows], kind="stable")] if "sd" in images else rows[:0],
+        "does not fit: junk?": junk[np.argsort(images["fits"][junk], kind="stable")],
+    }
+    return [(image, note) for note, order in ranked.items() for image in order[:each].tolist()]
+
+
+def _sampled_images(landscape: Landscape, count: int) -> list[tuple[int, str]]:
+    rows = landscape.rows[spaced_rows(len(landscape.rows), count)]
+    return [(image, "of an even sample") for image in rows.tolist()]

@@ -1,86 +1,24 @@
-"""Two decoders that never saw each other's images: where they agree, the images and not chance decided.
-
-They share the template, the beads, the regularisers, the poses, and the noise of the image that both are asked about.
-Errors that come from these are alike in both, and half sets cannot see them: agreement is necessary, not sufficient.
-"""
+"""The two runs of half of the images each: who may have them, how they are trained, and whether they are there."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from cryoatom.analysis.run import Run, load
 from cryoatom.config import TrainConfig
-from cryoatom.ensemble.motions import find_motions
-from cryoatom.results.metrics import rank_correlation
 from cryoatom.run_folder import RunFolder
-from cryoatom.structure.superpose import rmsd, superpose
-from cryoatom.training.fit import training_rows
+from cryoatom.training.checkpoint import read_checkpoint
+from cryoatom.training.fit import shortened
 from cryoatom.training.stage import Stage, silent
 from cryoatom.training.train import train
+from cryoatom.training.trainer import Schedule
 
-BINS = 20
 _FEWEST = 4  # images: two for each half
-_RESIDUES_AT_ONCE = 2**20
+_SAME = 0.05  # Å: another device decodes a little differently
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class HalfSets:
-    """How far the two halves' conformations of the same images lie apart. Å.
-
-    Parameters
-    ----------
-    rmsd : (images,) float64
-        Of the same image, superposed.
-    seen_by : (images,) int64
-        The half whose decoder was trained on the image, 1 or 2; 0: held out from both.
-    residues : (residues,) float64
-        Root mean square difference of each C-alpha after superposition, over √2: the deviation of one half, where both
-        err independently and equally.
-    bins : (bins,) float64
-        Mean place, along the run's first motion, of images at similar places: r.m.s. over residues.
-    bin_rmsd : (bins,) float64
-        Between the two halves' mean conformations of these images: without the scatter of single images.
-    motion_correlation : float or None
-        Size of the rank correlation of the images' amplitudes along each half's own first motion; None where one of
-        them is constant.
-    spread : float
-        Root mean square distance of the run's conformations from their mean: halves that agree differ by much less.
-    shares_poses : bool
-        The poses are those that the run has estimated from all images.
-    """
-
-    rmsd: np.ndarray
-    seen_by: np.ndarray
-    residues: np.ndarray
-    bins: np.ndarray
-    bin_rmsd: np.ndarray
-    motion_correlation: float | None
-    spread: float
-    shares_poses: bool
-
-    @property
-    def mean(self) -> float:
-        """The mean RMSD of all images."""
-        return float(self.rmsd.mean())
-
-    @property
-    def along_path(self) -> float:
-        """The root mean square of the bins' RMSDs."""
-        return float(np.sqrt((self.bin_rmsd**2).mean()))
-
-    def mean_of(self, group: Literal[0, 1, 2]) -> float | None:
-        """Return the mean RMSD of images that half 1, half 2 or none (0) has seen; None where there are none."""
-        of_group = self.rmsd[self.seen_by == group]
-        return float(of_group.mean()) if len(of_group) else None
 
 
 def train_half_sets(
@@ -94,30 +32,79 @@ def train_half_sets(
     Raises
     ------
     FileNotFoundError, ValueError
-        When the particles are no longer where they were, or too few; when the run is itself one of half the images.
+        When the particles are no longer where they were, and what :func:`check_half_sets` raises.
     """
+    check_half_sets(run)
     for config in half_configs(run, threads=threads, datadir=datadir):
         folder = RunFolder(config.outdir)
-        if _has_ended(folder, config):
+        if _is_half_of(run, folder):
             _logger.info("%s has ended: it is not trained again", folder.path)
         else:
             train(config, command=["cryoatom", "analyze", str(run.folder.path), "--half-sets"], stage=stage)
 
 
+def check_half_sets(run: Run) -> None:
+    """Check that a run can have half sets, before time is spent.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the particle file is no longer where it was.
+    ValueError
+        If there are too few images; if the run is itself one of half of them, an epoch, or has not ended.
+    """
+    obstacle = _obstacle(run)
+    if obstacle is not None:
+        raise ValueError(f"--half-sets is not for this run: {obstacle}")
+    if not run.config.particles.is_file():
+        raise FileNotFoundError(f"--half-sets trains anew, and {run.config.particles} is not there any more")
+
+
+def explain_missing_half_sets(run: Run) -> str | None:
+    """Tell why a run has no half sets to be judged by; None where it has them."""
+    obstacle = _obstacle(run)
+    if obstacle is not None:
+        return f"No half sets: {obstacle}."
+    halves = [RunFolder(path) for path in run.folder.halves]
+    command = f"`cryoatom analyze {run.folder.path} --half-sets`"
+    if all(_is_half_of(run, half) for half in halves):
+        return None
+    if any(half.path.is_dir() for half in halves):
+        return (
+            "Half sets are left out: they have not ended, or were trained for another number of epochs than the run. "
+            f"{command} trains them to their end."
+        )
+    return (
+        f"No half sets: {command} trains two more decoders, on the odd and on the even images, and tells how far they "
+        "agree."
+    )
+
+
+def _obstacle(run: Run) -> str | None:
+    """Tell why a run cannot have half sets."""
+    path, config = run.folder.path, run.config
+    if run.epoch is not None:
+        return f"they are compared at the end of a run, and this is epoch {run.epoch} (leave it out)"
+    if config.train_on != "all":
+        return f"{path} was itself trained on half of the images (--train-on {config.train_on})"
+    if len(run) < _FEWEST:
+        return f"they need at least {_FEWEST} images, {path} has {len(run)}"
+    if not _has_ended(run.folder):
+        return f"{path} has not ended (go on with `cryoatom train --load latest`)"
+    return None
+
+
 def half_configs(run: Run, *, threads: int | None = None, datadir: Path | None = None) -> list[TrainConfig]:
     """Return the settings of the two halves."""
     config = run.config
-    if config.train_on != "all":
-        raise ValueError(f"{run.folder.path} was itself trained on half of the images (--train-on {config.train_on})")
-    if len(run) < _FEWEST:
-        raise ValueError(f"half sets need at least {_FEWEST} images, {run.folder.path} has {len(run)}")
     shared: dict[str, object] = {
         "graph": run.folder.graph,
         "template": config.template if config.template.is_file() else run.folder.template,
         "cache": config.cache or run.folder.matched,
         "threads": threads or config.threads,
         "datadir": datadir or config.datadir,
-        **{"dcd": False, "pdb": "none", "analysis": False},
+        **{"dcd": False, "pdb": "none", "analysis": False, "uncertainty": False},
+        "force": True,  # the run has been trained: its input was checked, or the checks were overruled
     }
     if config.poses == "esl":  # which has centred the template, and whose images are not moved back by their shifts
         found = {"poses": run.folder.poses, "pose_lr": 0.0, "template": run.folder.template}
@@ -131,74 +118,25 @@ def half_configs(run: Run, *, threads: int | None = None, datadir: Path | None =
     return configs
 
 
-def compare_half_sets(run: Run, *, bins: int = BINS) -> HalfSets:
-    """Compare the conformations that the two halves give to the same images.
-
-    Parameters
-    ----------
-    run
-        The run; its halves have been trained.
-    bins
-        At most so many groups of images of similar amplitude along its first motion.
-    """
-    halves = [load(path) for path in run.folder.halves]
-    count, residues = run.conformations.shape[:2]
-    (amplitude, spread), *own = (_amplitudes(each.conformations) for each in (run, *halves))
-    bins = min(bins, count)
-    bin_of_image = np.argsort(np.argsort(amplitude, kind="stable"), kind="stable") * bins // count
-    sizes = np.bincount(bin_of_image, minlength=bins)
-    template = torch.from_numpy(run.template.positions)
-    rmsds, squares, sums = np.empty(count), np.zeros(residues), torch.zeros(2, bins, residues, 3, dtype=torch.float64)
-    for rows in _blocks(count, residues):
-        first, second = (superpose(_read(half.conformations, rows), template) for half in halves)
-        difference = (superpose(first, second) - second).square().sum(dim=-1)
-        rmsds[rows] = difference.mean(dim=-1).sqrt().numpy()
-        squares += difference.sum(dim=0).numpy()
-        places = torch.from_numpy(bin_of_image[rows])
-        for total, block in zip(sums, (first, second), strict=True):
-            total.index_add_(0, places, block)
-    means = sums / torch.from_numpy(sizes)[:, None, None]
-    correlation = rank_correlation(own[0][0], own[1][0])
-    return HalfSets(
-        rmsd=rmsds,
-        seen_by=_seen_by([half.config for half in halves], count),
-        residues=np.sqrt(squares / count / 2),
-        bins=np.bincount(bin_of_image, weights=amplitude, minlength=bins) / sizes,
-        bin_rmsd=rmsd(means[0], means[1]).numpy(),
-        motion_correlation=None if correlation is None else abs(correlation),
-        spread=spread,
-        shares_poses=run.config.poses == "esl",
-    )
-
-
-def _has_ended(folder: RunFolder, config: TrainConfig) -> bool:
-    """Tell whether a half has ended; a longer run since then asks for a longer half."""
-    if not (folder.conformations.is_file() and folder.weights().is_file()):
+def _is_half_of(run: Run, folder: RunFolder) -> bool:
+    """Tell whether a half has ended, and belongs to the run as it is: a run that went on asks for longer halves."""
+    if not _has_ended(folder):
         return False
-    return TrainConfig.merge({"load": None}, folder.config).num_epochs == config.num_epochs
+    half = load(folder.path)
+    return half.config.num_epochs == run.config.num_epochs and len(half) == len(run)
 
 
-def _seen_by(configs: list[TrainConfig], count: int) -> np.ndarray:
-    seen_by = np.zeros(count, dtype=np.int64)
-    for index, config in enumerate(configs):
-        seen_by[training_rows(config, count)[0]] = index + 1
-    return seen_by
+def _has_ended(folder: RunFolder) -> bool:
+    """Tell whether the final files are those of the end of a run with the settings that it has now.
 
-
-def _amplitudes(conformations: Float[np.ndarray, "images residues 3"]) -> tuple[np.ndarray, float]:
-    """Return where each conformation lies along the first motion of all, and the spread of all; r.m.s. Å."""
-    motions = find_motions(conformations, 1)
-    count, residues = conformations.shape[:2]
-    if len(motions) == 0:  # nothing moves
-        return np.zeros(count), 0.0
-    total = motions.spreads[0] / max(float(motions.shares[0]), 1e-9) ** 0.5
-    return motions.amplitudes[:, 0] / residues**0.5, float(total / residues**0.5)
-
-
-def _blocks(count: int, residues: int) -> list[np.ndarray]:
-    at_once = max(1, _RESIDUES_AT_ONCE // residues)
-    return [np.arange(start, min(start + at_once, count)) for start in range(0, count, at_once)]
-
-
-def _read(conformations: Float[np.ndarray, "images residues 3"], rows: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(conformations[rows], dtype=np.float64))
+    One that goes on has the files of its former end until the new one.
+    """
+    files = [folder.config, folder.rows, folder.weights(), folder.latents(), folder.conformations]
+    if not all(file.is_file() for file in files):
+        return False
+    run = load(folder.path)
+    config, history = run.config, read_checkpoint(folder.weights())["history"]
+    full = Schedule(config.num_epochs, config.warmup, config.decay, config.lr, config.bead_lr, config.z_lr)
+    if len(history) < shortened(full, history, config.patience).epochs:
+        return False
+    return np.allclose(run.decode(run.latents[:1]), run.conformations[:1], atol=_SAME)

@@ -8,18 +8,11 @@ import numpy as np
 
 from cryoatom.analysis.analyze_config import AnalyzeConfig
 from cryoatom.analysis.run import Run
+from cryoatom.ensemble.along_path import density_on_path, latents_near, position_on_path, quantile_values
 from cryoatom.ensemble.clusters import Clusters, cluster_latents
 from cryoatom.ensemble.embedding import embed_umap
 from cryoatom.ensemble.motions import Components, Motions, find_motions, latent_components
-from cryoatom.ensemble.paths import (
-    density_on_path,
-    latents_near,
-    neighbour_graph_path,
-    parse_path,
-    position_on_path,
-    quantile_values,
-    smooth_path,
-)
+from cryoatom.ensemble.paths import neighbour_graph_path, parse_path, smooth_path
 
 MOTIONS = 16  # enough for the report to hold every conformation
 _PATH_MOTIONS = 10  # in which a path is found, not in latents: there noise makes barriers that are not there
@@ -34,8 +27,8 @@ class MotionPath:
 
     Parameters
     ----------
-    rows : (m,) int64
-        The images that it was found along.
+    images : (m,) int64
+        Those that it was found along, of the run, from 0.
     nodes : (n, motions) float64
         Points of the smooth curve among these images, amplitudes of motions, Å.
     position : (images,) float64
@@ -46,7 +39,7 @@ class MotionPath:
         How densely the images lie along it.
     """
 
-    rows: np.ndarray
+    images: np.ndarray
     nodes: np.ndarray
     position: np.ndarray
     distance: np.ndarray
@@ -61,13 +54,13 @@ class Landscape:
     Parameters
     ----------
     rows : (n,) int64
-        Images that count: neither junk nor dead.
+        Images that count, neither junk nor dead: of the run, from 0. They place axes, clusters and path.
     components, motions
         Principal components of latents and of superposed conformations.
     clusters
         Of latents.
     path
-        None where there are fewer than three images.
+        None where there are fewer than three images, or nothing moves.
     embedding : (images, 2) float32 or None
         UMAP of the latents.
     """
@@ -93,15 +86,15 @@ class Traversal:
     latents : (frames, latent)
     notes : tuple of str
         One for each frame.
-    rows : (frames,) int64 or None
-        The images whose conformations they are; None if decoded from other latents.
+    images : (frames,) int64 or None
+        Those whose conformations they are, of the run, from 0; None if decoded from other latents.
     """
 
     title: str
     positions: np.ndarray
     latents: np.ndarray
     notes: tuple[str, ...]
-    rows: np.ndarray | None = None
+    images: np.ndarray | None = None
 
 
 def survey(run: Run, config: AnalyzeConfig) -> Landscape:
@@ -113,7 +106,7 @@ def survey(run: Run, config: AnalyzeConfig) -> Landscape:
         If `--path` names no images, or UMAP is wanted and not installed.
     """
     rows = run.good_rows
-    components = latent_components(run.latents, max(config.pc, 2))
+    components = latent_components(run.latents, max(config.pc, 2), rows=rows)
     motions = find_motions(run.conformations, max(config.pc, MOTIONS), rows=rows, seed=config.seed)
     clusters = cluster_latents(run.latents, config.ksample, seed=config.seed, rows=rows)
     return Landscape(
@@ -122,7 +115,7 @@ def survey(run: Run, config: AnalyzeConfig) -> Landscape:
         motions=motions,
         clusters=clusters,
         path=_find_path(config, motions, clusters, rows),
-        embedding=embed_umap(run.latents, seed=config.seed) if config.umap else None,
+        embedding=embed_umap(run.latents, seed=config.seed, rows=rows) if config.umap else None,
     )
 
 
@@ -136,11 +129,11 @@ def _find_path(config: AnalyzeConfig, motions: Motions, clusters: Clusters, rows
         start, end = _ends(motions.amplitudes[:, 0], rows)
     if start == end:
         return None
-    nodes = neighbour_graph_path(points, start, end, rows=rows)
-    curve = smooth_path(points[rows], points[nodes], _PATH_NODES)
+    images = neighbour_graph_path(points, start, end, rows=rows)
+    curve = smooth_path(points[rows], points[images], _PATH_NODES)
     position, distance = position_on_path(points, curve)
     edges, density = density_on_path(position[rows], _DENSITY_BINS)
-    return MotionPath(nodes, curve, position, distance / len(motions.mean) ** 0.5, edges, density)
+    return MotionPath(images, curve, position, distance, edges, density)
 
 
 def _ends(amplitudes: np.ndarray, rows: np.ndarray) -> tuple[int, int]:
@@ -178,7 +171,7 @@ def _along_motion(run: Run, landscape: Landscape, index: int, count: int) -> Tra
     amplitudes = landscape.motions.amplitudes[:, index]
     values = quantile_values(amplitudes[landscape.rows], count)
     latents = latents_near(amplitudes, values, run.latents, rows=landscape.rows)
-    notes = tuple(f"motion {index + 1}, amplitude {value:.1f} Å" for value in values)
+    notes = tuple(f"motion {index + 1}, {value:.1f} Å r.m.s. from the mean" for value in values)
     return Traversal(f"motion {index + 1}", run.decode(latents), latents, notes)
 
 
@@ -193,10 +186,10 @@ def _along_path(run: Run, landscape: Landscape, path: MotionPath, count: int) ->
 
 
 def _of_clusters(run: Run, clusters: Clusters) -> Traversal:
-    rows = clusters.center_rows
+    images = clusters.center_rows
     notes = tuple(
-        f"cluster {label}: {size:,} images, image {row}"
-        for label, (size, row) in enumerate(zip(clusters.sizes.tolist(), rows.tolist(), strict=True), start=1)
+        f"cluster {label}: {size:,} images, image {image}"
+        for label, (size, image) in enumerate(zip(clusters.sizes.tolist(), images.tolist(), strict=True), start=1)
     )
-    positions = np.array([run.conformations[row] for row in rows.tolist()])
-    return Traversal("clusters", positions, run.latents[rows], notes, rows)
+    positions = np.array([run.conformations[image] for image in images.tolist()])
+    return Traversal("clusters", positions, run.latents[images], notes, images)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from cryoatom.analysis.landscape import Landscape, Traversal
 from cryoatom.analysis.report_data import Plot
 from cryoatom.analysis.run import Run
 from cryoatom.analysis.series import write_series
+from cryoatom.ensemble.along_path import free_energy
 from cryoatom.ensemble.motion_plots import plot_latents, plot_motions, plot_path, plot_umap
-from cryoatom.ensemble.paths import free_energy
 from cryoatom.files.csv_table import write_csv
 from cryoatom.files.npy import npy_writer
 from cryoatom.files.replacing import replacing
@@ -26,17 +28,12 @@ def write_landscape(folder: AnalysisFolder, run: Run, landscape: Landscape, seri
     if landscape.embedding is not None:
         _save(folder, "embedding", landscape.embedding)
     for name, traversal in series.items():
-        write_series(
-            folder.series(name),
-            run.template,
-            traversal.positions,
-            name=name,
-            latents=traversal.latents,
-            rows=traversal.rows,
-            rows_name="centers_ind.txt",
-        )
+        write_series(folder.series(name), run.template, traversal.positions, name=name, latents=traversal.latents)
+        if traversal.images is not None:
+            _write_images(folder.series(name) / "centers_ind.txt", run, traversal.images)
     _write_clusters(folder, landscape, next(name for name in series if name.startswith("kmeans")))
     if landscape.path is not None:
+        _write_images(folder.series("path") / "path_ind.txt", run, landscape.path.images)
         _save(folder, "path_position", landscape.path.position.astype(np.float32))
         edges, density = landscape.path.edges, landscape.path.density
         energy = free_energy(density)
@@ -50,6 +47,13 @@ def _write_clusters(folder: AnalysisFolder, landscape: Landscape, name: str) -> 
         write(landscape.clusters.labels)
     with replacing(folder.centers(wanted)) as temporary:
         np.savetxt(temporary, landscape.clusters.centers)
+
+
+def _write_images(path: Path, run: Run, images: np.ndarray) -> None:
+    """Write images of the run, which is how arrays beside them count, and their rows of the particle file."""
+    for file, numbers in ((path, images), (path.with_name("rows.txt"), run.rows[images])):
+        with replacing(file) as temporary:
+            np.savetxt(temporary, numbers, fmt="%d")
 
 
 def _save(folder: AnalysisFolder, name: str, array: np.ndarray) -> None:

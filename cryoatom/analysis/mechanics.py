@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cryoatom.analysis.analyze_config import AnalyzeConfig
+from cryoatom.analysis.domain_words import domain_summary, domains_in_words
 from cryoatom.analysis.landscape import Landscape, Traversal
 from cryoatom.analysis.report_data import Plot
 from cryoatom.analysis.run import Run
@@ -21,7 +22,6 @@ from cryoatom.files.csv_table import write_csv
 from cryoatom.files.replacing import replacing
 from cryoatom.files.structure import write_atoms
 from cryoatom.run_folder import AnalysisFolder
-from cryoatom.structure.template import Template
 from cryoatom.training.outputs import alpha_atoms
 
 _SAMPLE = 2000
@@ -40,8 +40,8 @@ class Mechanics:
         R.m.s. over images of the standard deviation that an image leaves, Å.
     central : int
         The image whose conformation is nearest to the mean.
-    domains : Domains or None
-        None for molecules too small to have any.
+    domains : Domains
+        One, of all residues, where nothing moves as a body of its own.
     variables : tuple of (CollectiveVariable, (images,) float64)
         With the value of each image, Å or degrees.
     """
@@ -49,7 +49,7 @@ class Mechanics:
     fluctuation: np.ndarray
     uncertainty: np.ndarray | None
     central: int
-    domains: Domains | None
+    domains: Domains
     variables: tuple[tuple[CollectiveVariable, np.ndarray], ...]
 
 
@@ -95,15 +95,16 @@ def write_mechanics(folder: AnalysisFolder, run: Run, mechanics: Mechanics) -> N
     columns: dict[str, np.ndarray | None] = {
         "chain": template.chain_ids,
         "residue": template.residue_numbers,
+        "insertion_code": template.insertion_codes,
         "name": template.residue_names,
         "fluctuation": mechanics.fluctuation,
         "uncertainty": mechanics.uncertainty,
+        "domain": domains.labels,
+        "is_hinge": hinge_residues(domains).astype(int),
     }
-    if domains is not None:
-        columns |= {"domain": domains.labels, "is_hinge": hinge_residues(domains).astype(int)}
-        with replacing(folder.domains) as temporary:
-            temporary.write_text(json.dumps(domain_summary(domains, template), indent=2) + "\n", encoding="utf-8")
     write_csv(folder.residues, columns)
+    with replacing(folder.domains) as temporary:
+        temporary.write_text(json.dumps(domain_summary(domains, template), indent=2) + "\n", encoding="utf-8")
     central = replace(
         alpha_atoms(template),
         positions=np.asarray(run.conformations[mechanics.central], dtype=np.float64),
@@ -123,41 +124,6 @@ def hinge_residues(domains: Domains) -> np.ndarray:
     return is_hinge
 
 
-def domain_summary(domains: Domains, template: Template) -> dict[str, object]:
-    """Return domains, hinges and motions by residue numbers, for domains.json."""
-    labels = [residue_label(template, index) for index in range(len(template))]
-    ends = np.flatnonzero((np.diff(domains.labels) != 0) | (np.diff(template.chain_position) != 1)) + 1
-    parts: list[list[str]] = [[] for _ in range(len(domains))]
-    for part in np.split(np.arange(len(template)), ends):
-        parts[domains.labels[part[0]] - 1].append(f"{labels[part[0]]}-{labels[part[-1]]}")
-    return {
-        "domains": [
-            {"domain": d + 1, "residues": part, "rigidity": round(float(domains.rigidity[d]), 3)}
-            for d, part in enumerate(parts)
-        ],
-        "hinges": [
-            {"residues": [labels[hinge.residues[0]], labels[hinge.residues[-1]]], "between": list(hinge.domains)}
-            for hinge in domains.hinges
-        ],
-        "motions": [
-            {
-                "domain": motion.domain,
-                "rotation_deg": round(motion.angle_deg, 2),
-                "translation": round(motion.translation, 2),
-                "axis": [round(float(value), 4) for value in motion.axis],
-                "point": [round(float(value), 2) for value in motion.point],
-            }
-            for motion in domains.motions
-        ],
-        "explained": round(domains.captured, 4),
-    }
-
-
-def residue_label(template: Template, index: int) -> str:
-    """Return a residue's name for people, as A:117."""
-    return f"{template.chain_ids[index]}:{template.residue_numbers[index]}{template.insertion_codes[index]}"
-
-
 def mechanics_plots(run: Run, landscape: Landscape, mechanics: Mechanics) -> list[Plot]:
     """Return the plots of the mechanics."""
     domains, section = mechanics.domains, "Mechanics"
@@ -165,12 +131,15 @@ def mechanics_plots(run: Run, landscape: Landscape, mechanics: Mechanics) -> lis
         run.template, mechanics.fluctuation, domains=domains, uncertainty=mechanics.uncertainty
     )
     caption = (
-        "How far each C-alpha moves over the images. Coloured bands are rigid domains, marks are hinges. Where the "
-        "uncertainty of single images is as large as the fluctuation, no motion is seen."
+        "How far each C-alpha moves over the images. The coloured band shows rigid domains, grey columns are hinges. "
+        "Where the uncertainty of single images is as large as the fluctuation, no motion is seen."
     )
     plots = [Plot(section, "Fluctuation", caption, fluctuation, "fluctuation.png")]
-    if domains is not None and len(domains) > 1:
-        caption = "How much the distance between two residues changes over the images: dark blocks move as one body."
+    if len(domains) > 1:
+        caption = (
+            "How much the distance between two residues changes over the images: light blocks move as one body. "
+            f"{domains_in_words(domains, run.template)}"
+        )
         plots.append(Plot(section, "Rigid domains", caption, _draw_domains(run, landscape, domains), "domains.png"))
     for variable, values in mechanics.variables:
         reference = {"template": float(evaluate(variable, run.template.positions[None].astype(np.float32))[0])}

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
+import torch
 
 from cryoatom import __version__
 from cryoatom.analysis.evidence import Evidence
 from cryoatom.analysis.landscape import Landscape, Traversal
 from cryoatom.analysis.mechanics import Mechanics, hinge_residues
-from cryoatom.analysis.report_data import Check, LowRank, Plot, ReportData
+from cryoatom.analysis.report_data import Check, Plot, ReportData
 from cryoatom.analysis.run import Run
+from cryoatom.ensemble.motions import Motions
+from cryoatom.structure.superpose import kabsch, transform
+from cryoatom.structure.template import Template
 
 _MANY = 0.05  # share of images that is worth a note
 _SHOWN_MOTIONS = 3
@@ -29,15 +34,16 @@ def report_data(
     command: str,
 ) -> ReportData:
     """Put everything together that the report page shows."""
-    motions = landscape.motions
+    images = _images(run)
     return ReportData(
-        title=run.folder.path.resolve().name,
+        title=run.folder.path.resolve().name + ("" if run.epoch is None else f", epoch {run.epoch}"),
         facts=_facts(run, landscape, command),
-        notes=(*_bad(checks), *_image_notes(run), *evidence.notes),
+        notes=(*_bad(checks), *_image_notes(run, images), *evidence.notes),
         template=run.template,
+        rows=run.rows,
         maps=_maps(landscape),
-        colours=_colours(run, landscape, mechanics),
-        low_rank=LowRank(motions.mean, motions.axes, motions.amplitudes, motions.error),
+        colours=_colours(images, landscape, mechanics),
+        motions=on_template(landscape.motions, run.template),
         series={traversal.title: traversal.positions for traversal in series.values()},
         series_notes={traversal.title: traversal.notes for traversal in series.values()},
         residue_colours=_residue_colours(mechanics),
@@ -48,11 +54,24 @@ def report_data(
     )
 
 
+def on_template(motions: Motions, template: Template) -> Motions:
+    """Return the motions in the frame of the template: the mean superposed on it, and the axes turned alike."""
+    mean = torch.from_numpy(motions.mean)
+    rotation, translation = kabsch(mean, torch.from_numpy(template.positions))
+    return replace(motions, mean=transform(mean, rotation, translation).numpy(), axes=motions.axes @ rotation.numpy().T)
+
+
+def _images(run: Run) -> dict[str, np.ndarray]:
+    """Return what images.csv tells of this state of the run: nothing of an epoch, as it is of the final state."""
+    return run.images if run.epoch is None and run.folder.image_report.is_file() else {}
+
+
 def _facts(run: Run, landscape: Landscape, command: str) -> dict[str, str]:
     config = run.config
     left_out = len(run) - len(landscape.rows)
+    when = "" if run.epoch is None else " in the end"
     return {
-        "images": f"{len(run):,}" + (f", of which {left_out:,} do not fit" if left_out else ""),
+        "images": f"{len(run):,}" + (f" ({left_out:,} left out{when}: junk, or unusable)" if left_out else ""),
         "residues": f"{len(run.template):,}",
         "epochs": str(run.epoch or config.num_epochs),
         "time": datetime.now().isoformat(sep=" ", timespec="minutes"),
@@ -73,20 +92,22 @@ def _bad(checks: tuple[Check, ...]) -> tuple[str, ...]:
     return tuple(f"{check.name}: {check.value}. {check.meaning}" for check in checks if check.verdict == "bad")
 
 
-def _image_notes(run: Run) -> tuple[str, ...]:
+def _image_notes(run: Run, images: dict[str, np.ndarray]) -> tuple[str, ...]:
     """Say how many images are junk, or tell nothing."""
-    images, count = run.images, len(run)
-    junk = int(((images["is_junk"] == 1) & (images["is_dead"] == 0)).sum())
-    notes = []
-    if junk > _MANY * count:
+    if not images:
+        return ()
+    is_junk, notes, of_all = images["is_junk"] == 1, [], f"of {len(run):,} images"
+    junk = int((is_junk & (images["is_dead"] == 0)).sum())
+    if junk > _MANY * len(run):
         notes.append(
-            f"{junk:,} of {count:,} images do not fit: junk, or wrongly posed. `cryoatom train --ind` with "
-            f"{run.folder.good_rows.name} leaves them out."
+            f"{junk:,} {of_all} do not fit: junk, or wrongly posed. `cryoatom train --ind {run.folder.good_rows}` "
+            "leaves them out."
         )
-    silent = int((images["is_uninformative"] == 1).sum()) if "is_uninformative" in images else 0
-    if silent > _MANY * count:
+    silent = int(((images["is_uninformative"] == 1) & ~is_junk).sum()) if "is_uninformative" in images else 0
+    if silent > _MANY * len(run):
         notes.append(
-            f"{silent:,} of {count:,} images carry next to no information on their conformation: theirs are guesses."
+            f"{silent:,} {of_all} carry next to no information on their conformation (they narrow it down by less "
+            "than a tenth), though they fit: theirs are hardly better than guesses."
         )
     return tuple(notes)
 
@@ -105,9 +126,9 @@ def _maps(landscape: Landscape) -> dict[str, np.ndarray]:
     return maps
 
 
-def _colours(run: Run, landscape: Landscape, mechanics: Mechanics) -> dict[str, np.ndarray]:
+def _colours(images: dict[str, np.ndarray], landscape: Landscape, mechanics: Mechanics) -> dict[str, np.ndarray]:
     """Return what points may be coloured by: what most will look for first."""
-    images, motions = run.images, landscape.motions
+    motions = landscape.motions
     colours: dict[str, np.ndarray] = {"cluster": landscape.clusters.labels}
     for variable, values in mechanics.variables:
         colours[f"{variable.name} ({variable.unit})"] = values
@@ -115,12 +136,13 @@ def _colours(run: Run, landscape: Landscape, mechanics: Mechanics) -> dict[str, 
         colours[f"motion {index + 1} (Å)"] = motions.amplitudes[:, index]
     if landscape.path is not None:
         colours["place on the path"] = landscape.path.position
-    if run.epoch is None and "sd" in images:
-        colours["uncertainty (Å)"] = images["sd"]
-        colours["information (nats)"] = images["information_nats"]
-    colours["gain over no particle (nats)"] = images["gain_nats"]
-    colours["probability to fit"] = images["fits"]
-    return colours
+    columns = {
+        "uncertainty (Å)": "sd",
+        "information (nats)": "information_nats",
+        "gain over no particle (nats)": "gain_nats",
+        "probability to fit": "fits",
+    }
+    return colours | {name: images[column] for name, column in columns.items() if column in images}
 
 
 def _residue_colours(mechanics: Mechanics) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cryoatom.analysis.report_data import Picture
 from cryoatom.fourier import centered_irfft2, centered_rfft2, crop_spectrum, frequencies
-from cryoatom.imaging.likelihood import profiled_nll, quadratic_form
+from cryoatom.imaging.likelihood import quadratic_form
 from cryoatom.particles.rings import half_plane_weights
 from cryoatom.training.trainer import Trainer
 
@@ -65,7 +65,7 @@ class Smoothing:
 
 
 def draw_pictures(
-    trainer: Trainer, rows: Integer[np.ndarray, " pictures"], notes: Sequence[str], *, resolution: float = 8.0
+    trainer: Trainer, indices: Integer[np.ndarray, " pictures"], notes: Sequence[str], *, resolution: float = 8.0
 ) -> tuple[Picture, ...]:
     """Draw some images beside the projections of their conformations and what is left between them.
 
@@ -73,8 +73,8 @@ def draw_pictures(
     ----------
     trainer
         Of a finished run.
-    rows
-        Of the particle file, from 0.
+    indices
+        Of images of the run, from 0.
     notes
         Why each is shown.
     resolution
@@ -86,23 +86,23 @@ def draw_pictures(
         Of at most 96 pixels a side, bright where there is protein, in standard deviations of the noise.
     """
     pictures = []
-    for start in range(0, len(rows), _AT_ONCE):
-        part = np.asarray(rows[start : start + _AT_ONCE], dtype=np.int64)
-        images, models = (drawn.cpu().numpy().astype(np.float32) for drawn in _compare(trainer, part, resolution))
-        for row, note, image, model in zip(part.tolist(), notes[start : start + _AT_ONCE], images, models, strict=True):
-            pictures.append(Picture(row, note, image, model, image - model))
+    for start in range(0, len(indices), _AT_ONCE):
+        part = np.asarray(indices[start : start + _AT_ONCE], dtype=np.int64)
+        images, models = (each.cpu().numpy().astype(np.float32) for each in _compare(trainer, part, resolution))
+        drawn = zip(part.tolist(), notes[start : start + _AT_ONCE], images, models, strict=True)
+        pictures.extend(Picture(index, note, image, model, image - model) for index, note, image, model in drawn)
     return tuple(pictures)
 
 
-def _compare(trainer: Trainer, rows: np.ndarray, resolution: float) -> tuple[Tensor, Tensor]:
+def _compare(trainer: Trainer, indices: np.ndarray, resolution: float) -> tuple[Tensor, Tensor]:
     """Return w and κ * v, smoothed, in standard deviations of the noise."""
-    batch = trainer.batch(rows)
+    batch = trainer.batch(indices)
     side, pixel_size = batch.crops.shape[-1], trainer.objective.pixel_size
     with torch.no_grad():
-        conformations = trainer.model.decode(trainer.latents.read(torch.from_numpy(rows)).to(trainer.device))
+        conformations = trainer.model.decode(trainer.latents.read(torch.from_numpy(indices)).to(trainer.device))
         projections = trainer.model.render(conformations, batch.rotations, batch.shifts, side, pixel_size)
     models = _filtered(projections, batch.kernels)
-    if trainer.objective.nll is profiled_nll:  # each image has the scale that suits it
+    if trainer.objective.nll_is_profiled:  # each image has the scale that suits it
         cross, power = ((each * projections).sum(dim=(-2, -1)) for each in (batch.crops, models))
         models = models * (cross.clamp_min(0) / power)[:, None, None]
     smooth = Smoothing(resolution, pixel_size, min(side, LARGEST_SIDE))

@@ -18,7 +18,7 @@ from cryoatom.analysis.report_payload import grey_limit, payload
 from cryoatom.files.replacing import replacing
 from cryoatom.plotting import STYLE
 
-SCRIPTS = ("data.js", "colour.js", "molecule.js", "viewer.js", "scatter.js", "sections.js", "report.js")
+SCRIPTS = ("data.js", "colour.js", "molecule.js", "superpose.js", "viewer.js", "scatter.js", "sections.js", "report.js")
 SECTIONS = {
     "explore": "Explore",
     "motions": "Motions",
@@ -30,7 +30,9 @@ SECTIONS = {
 VERDICTS = {"good": "✓ good", "look": "! look closer", "bad": "✗ bad", "": "– for information"}
 _HEADLINE = ("images", "residues", "epochs", "time")
 _DPI = 130
+_PIXELS_PER_INCH = 70  # on the screen, at least: letters of plots side by side are of one size
 _PLACE = re.compile(r"{{(\w+)}}")
+_CODE = re.compile(r"`([^`]+)`")
 
 
 def write_report(path: Path, data: ReportData) -> None:
@@ -64,7 +66,7 @@ def _parts(data: ReportData) -> dict[str, str]:
         "headline": _headline(data.facts),
         "notes": _notes(data.notes),
         "links": _links(name for name in SECTIONS if not is_empty.get(name)),
-        "accuracy": _accuracy(data.low_rank.error, len(data.low_rank.axes)),
+        "accuracy": _accuracy(data.motions.error, len(data.motions)),
         "no_motions": "hidden" if is_empty["motions"] else "",
         "no_images": "hidden" if is_empty["images"] else "",
         "no_plots": "hidden" if is_empty["plots"] else "",
@@ -98,6 +100,11 @@ def _json(value: object) -> str:
     return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
 
 
+def _prose(text: str) -> str:
+    """Return text as HTML, what stands between backticks as code."""
+    return _CODE.sub(r"<code>\1</code>", escape(text))
+
+
 def _headline(facts: dict[str, str]) -> str:
     chosen = [(name, facts[name]) for name in facts if name.lower() in _HEADLINE]
     rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in chosen)
@@ -105,7 +112,7 @@ def _headline(facts: dict[str, str]) -> str:
 
 
 def _notes(notes: tuple[str, ...]) -> str:
-    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    items = "".join(f"<li>{_prose(note)}</li>" for note in notes)
     return f'<ul class="notes" aria-label="Look at this first">{items}</ul>' if items else ""
 
 
@@ -115,8 +122,9 @@ def _links(names: Iterable[str]) -> str:
 
 def _accuracy(error: float, count: int) -> str:
     return (
-        f"Conformations of single images are drawn from {count} principal motions of all images; a C-alpha then lies "
-        f"{error:.2f} Å (root mean square) from where the run's files have it. Motions are drawn as they are."
+        f"Conformations of images are superposed on the mean structure and drawn from {count} principal motions: so a "
+        f"C-alpha lies {error:.2f} Å (root mean square) from where the superposed conformation of the run has it. "
+        "Motions and clusters are drawn as the decoder has them, without superposition."
     )
 
 
@@ -129,7 +137,7 @@ def _checks(checks: tuple[Check, ...]) -> str:
 
 def _check(check: Check) -> str:
     badge = f'<span class="badge {check.verdict or "told"}">{VERDICTS[check.verdict]}</span>'
-    cells = "".join(f"<td>{escape(text)}</td>" for text in (check.value, check.reference, check.meaning))
+    cells = "".join(f"<td>{_prose(text)}</td>" for text in (check.value, check.reference, check.meaning))
     return f'<tr><th scope="row">{escape(check.name)}</th><td class="verdict">{badge}</td>{cells}</tr>'
 
 
@@ -149,9 +157,11 @@ def _plot(plot: Plot) -> str:
     with rc_context(STYLE):
         plot.figure.savefig(image, format="png", dpi=_DPI)
     source = base64.b64encode(image.getvalue()).decode("ascii")
-    title, caption = escape(plot.title), escape(plot.caption)
+    title, caption = escape(plot.title), _prose(plot.caption)
+    width = _PIXELS_PER_INCH * plot.figure.get_figwidth()
     return (
-        f'<figure class="card"><h3>{title}</h3><img alt="{title}" src="data:image/png;base64,{source}">'
+        f'<figure class="card" style="--width: {width:.0f}px; --share: {width:.0f}"><h3>{title}</h3>'
+        f'<img alt="{title}" src="data:image/png;base64,{source}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )
 

@@ -7,31 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from matplotlib.figure import Figure
 
+from cryoatom.ensemble.motions import Motions
 from cryoatom.structure.template import Template
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """All conformations as a mean and a few axes of motion, so that a page can hold them.
-
-    conformation i ≈ mean + Σ_k amplitudes[i, k] axes[k]
-
-    Parameters
-    ----------
-    mean : (residues, 3) float
-        Å.
-    axes : (k, residues, 3) float
-        Orthonormal.
-    amplitudes : (images, k) float32
-        Å.
-    error : float
-        Root mean square deviation of an approximated C-alpha, Å.
-    """
-
-    mean: np.ndarray
-    axes: np.ndarray
-    amplitudes: np.ndarray
-    error: float
 
 
 @dataclass(frozen=True)
@@ -40,15 +17,15 @@ class Picture:
 
     Parameters
     ----------
-    row : int
-        Of the particle file, from 0.
+    index : int
+        Of the image in the run, from 0.
     note : str
         Why it is shown ("centre of cluster 3", "fits worst").
     image, model, residual : (side, side) float32
         In units of the noise; smoothed alike.
     """
 
-    row: int
+    index: int
     note: str
     image: np.ndarray
     model: np.ndarray
@@ -100,13 +77,15 @@ class ReportData:
         What the user should look at first.
     template : Template
         Of the conformations' residues.
+    rows : (images,) int64
+        Of the particle file, from 0: what the page calls the images by.
     maps : dict of str to (images, 2) float32
         Places of images, by the name of the map: "latent PC 1, 2", "motion 1, 2", "UMAP". Names of the axes:
         "name|x label|y label".
     colours : dict of str to (images,) float or int
         Values that points may be coloured by: cluster, uncertainty, gain, collective variables. Integers are classes.
-    low_rank : LowRank
-        The conformation of every image.
+    motions : Motions
+        The conformation of every image, superposed on their mean, and the mean on the template.
     series : dict of str to (frames, residues, 3) float
         Morphs: "latent PC 1", "motion 1", "path", "clusters".
     series_notes : dict of str to tuple of str
@@ -123,9 +102,10 @@ class ReportData:
     facts: dict[str, str]
     notes: tuple[str, ...]
     template: Template
+    rows: np.ndarray
     maps: dict[str, np.ndarray]
     colours: dict[str, np.ndarray]
-    low_rank: LowRank
+    motions: Motions
     series: dict[str, np.ndarray]
     residue_colours: dict[str, np.ndarray]
     series_notes: dict[str, tuple[str, ...]] = field(default_factory=dict)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cryoatom.analysis.report_data import LowRank, Picture, ReportData
+from cryoatom.analysis.report_data import Picture, ReportData
+from cryoatom.ensemble.motions import Motions
 
 LARGEST_ERROR = 0.02  # Å, of a residue by storing a conformation in 16 bits
 MOST_CLASSES = 40  # integers with more values are drawn as numbers
@@ -24,7 +25,8 @@ def payload(data: ReportData) -> Json:
     template = data.template
     return {
         "title": data.title,
-        "images": len(data.low_rank.amplitudes),
+        "images": len(data.rows),
+        "rows": _rows(data.rows),
         "names": None if data.image_names is None else _names(data.image_names),
         "template": {
             "name": template.residue_names.tolist(),
@@ -36,10 +38,10 @@ def payload(data: ReportData) -> Json:
         },
         "maps": [_map(name, places) for name, places in data.maps.items()],
         "colours": [_colour(name, values) for name, values in data.colours.items()],
-        "lowRank": {
-            "mean": stored(data.low_rank.mean.astype(np.float32)),
-            "axes": [stored(axis.astype(np.float32)) for axis in data.low_rank.axes],
-            "amplitudes": stored_amplitudes(data.low_rank),
+        "motions": {
+            "mean": stored(data.motions.mean.astype(np.float32)),
+            "axes": [stored(axis.astype(np.float32)) for axis in data.motions.axes],
+            "amplitudes": stored_amplitudes(data.motions),
         },
         "series": [
             {"name": name, "notes": list(data.series_notes.get(name, ())), "frames": [_frame(each) for each in frames]}
@@ -48,6 +50,11 @@ def payload(data: ReportData) -> Json:
         "residueColours": [_colour(name, values) for name, values in data.residue_colours.items()],
         "pictures": [_picture(each, grey_limit(data.pictures)) for each in data.pictures],
     }
+
+
+def _rows(rows: np.ndarray) -> Json | None:
+    """Store the row of each image, unless the images are the whole particle file."""
+    return None if np.array_equal(rows, np.arange(len(rows))) else stored(rows.astype(np.int32))
 
 
 def stored(array: np.ndarray) -> Json:
@@ -67,14 +74,14 @@ def quantised(values: np.ndarray) -> Json:
     return {**stored(levels), "scale": float(scale), "offset": float(low)}
 
 
-def stored_amplitudes(low_rank: LowRank) -> list[Json]:
+def stored_amplitudes(motions: Motions) -> list[Json]:
     """Store the amplitudes along each axis in 16 bits, or in 32 where no residue would then be right to 0.02 Å.
 
     An amplitude is wrong by at most half a step, so a residue by at most Σ_k step_k |axes[k, residue]| / 2.
     """
-    amplitudes = low_rank.amplitudes
+    amplitudes = motions.amplitudes
     steps = np.abs(amplitudes).max(axis=0, initial=0).astype(np.float64) / np.iinfo(np.int16).max
-    reach = np.linalg.norm(low_rank.axes, axis=2)
+    reach = np.linalg.norm(motions.axes, axis=2)
     if (0.5 * steps @ reach).max(initial=0) > LARGEST_ERROR:
         return [stored(np.ascontiguousarray(column, dtype=np.float32)) for column in amplitudes.T]
     return [_whole_steps(column, step) for column, step in zip(amplitudes.T, steps.tolist(), strict=True)]
@@ -132,7 +139,7 @@ def _picture(picture: Picture, limit: float) -> Json:
     panels = (picture.image, picture.model, picture.residual)
     grey = [np.clip(np.rint(127.5 + 127.5 * panel / limit), 0, 255).astype(np.uint8) for panel in panels]
     side = picture.image.shape[0]
-    return {"row": picture.row, "note": picture.note, "side": side, "panels": [stored(panel) for panel in grey]}
+    return {"index": picture.index, "note": picture.note, "side": side, "panels": [stored(panel) for panel in grey]}
 
 
 def _names(names: np.ndarray) -> Json:

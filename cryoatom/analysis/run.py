@@ -30,7 +30,7 @@ from cryoatom.workers import Workers
 _LATENTS_AT_ONCE = 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A run folder that `cryoatom train` has finished, or one of its epochs.
 
@@ -42,6 +42,8 @@ class Run:
         Where it is.
     epoch
         Which epoch; None for the final state.
+    particles
+        The particle file, where it has moved since the training.
 
     Examples
     --------
@@ -52,14 +54,20 @@ class Run:
 
     folder: RunFolder
     epoch: int | None = None
+    particles: Path | None = None
 
     def __len__(self) -> int:
         return len(self.latents)
 
+    def __repr__(self) -> str:
+        state = "" if self.epoch is None else f", epoch {self.epoch}"
+        return f"<run {self.folder.path}{state}: {len(self):,} images, {len(self.template):,} residues>"
+
     @cached_property
     def config(self) -> TrainConfig:
-        """The settings that it was trained with."""
-        return TrainConfig.merge({"load": None, "overwrite": False}, self.folder.config)
+        """The settings that it was trained with; the particle file as it is found now."""
+        moved = {} if self.particles is None else {"particles": self.particles}
+        return TrainConfig.merge({"load": None, "overwrite": False, **moved}, self.folder.config)
 
     @property
     def command(self) -> list[str]:
@@ -128,7 +136,7 @@ class Run:
     @property
     def image_names(self) -> np.ndarray:
         """(images,) str, as in the particle file."""
-        return self._star.names
+        return self.images["name"]
 
     @cached_property
     def images(self) -> dict[str, np.ndarray]:
@@ -138,17 +146,24 @@ class Run:
         columns = dict(zip(rows[0], np.array(rows[1:]).T, strict=True))
         return {name: values if name in ("name", "uid") else values.astype(float) for name, values in columns.items()}
 
-    @cached_property
+    @property
     def box(self) -> int:
         """Pixels of an image's side."""
-        return round(float(self._star.table.numbers("rlnImageSize")[0]))
+        return self._image_size[0]
 
-    @cached_property
+    @property
     def pixel_size(self) -> float:
         """Å."""
+        return self._image_size[1]
+
+    @cached_property
+    def _image_size(self) -> tuple[int, float]:
+        if not self.folder.poses.is_file():  # the run has not ended
+            particles = self.inputs().particles
+            return particles.box, particles.pixel_size
         size = self._star.pixel_size(0)
         assert size is not None
-        return size
+        return round(float(self._star.table.numbers("rlnImageSize")[0])), size
 
     @cached_property
     def grid(self) -> CropGrid:
@@ -166,21 +181,32 @@ class Run:
         """Return the conformations of latents: (latent,) gives (residues, 3), (n, latent) gives (n, residues, 3).
 
         Float32, Å, in the frame of the template.
+
+        Raises
+        ------
+        ValueError
+            If they are not as long as the run's latents.
         """
         rows = torch.from_numpy(np.atleast_2d(np.asarray(latents, dtype=np.float32)))
+        if rows.ndim != 2 or rows.shape[1] != self.config.zdim:
+            raise ValueError(f"latents have {self.config.zdim} numbers each, found shape {np.shape(latents)}")
         with torch.no_grad():
             decoded = torch.cat([self.model.decode(part) for part in rows.split(_LATENTS_AT_ONCE)]).numpy()
         return decoded[0] if np.ndim(latents) == 1 else decoded
 
     def inputs(self, datadir: Path | None = None) -> Inputs:
         """Read particles, template and graph as the training did; `datadir` has the stacks where they have moved."""
+        if not self.config.particles.is_file():
+            raise FileNotFoundError(
+                f"no particle file {self.config.particles}: where it has moved, give --particles FILE"
+            )
         changes: dict[str, object] = {} if datadir is None else {"datadir": datadir}
         if not self.config.template.is_file():  # then the copy, rounded to 1e-4 Å
             changes["template"] = self.folder.template
         if self.config.graph is None or not self.config.graph.is_file():
             changes["graph"] = self.folder.graph
         inputs = read_inputs(self.config.model_copy(update=changes))
-        if not np.array_equal(inputs.particles.image_names, self.image_names):
+        if self.folder.image_report.is_file() and not np.array_equal(inputs.particles.image_names, self.image_names):
             raise ValueError(
                 f"{self.config.particles} (with --ind, if it was given) has no longer the images that "
                 f"{self.folder.path} was trained on"
@@ -207,8 +233,8 @@ class Run:
         return trainer
 
 
-def load(path: str | Path, epoch: int | None = None) -> Run:
-    """Open a run folder.
+def load(path: str | Path, epoch: int | None = None, particles: Path | None = None) -> Run:
+    """Open a run folder; `particles` is its particle file, where that has moved.
 
     Raises
     ------
@@ -220,7 +246,7 @@ def load(path: str | Path, epoch: int | None = None) -> Run:
         raise FileNotFoundError(f"no run folder {folder.path}")
     if not folder.config.is_file():
         raise FileNotFoundError(f"{folder.path} is no run folder of `cryoatom train`: it has no {folder.config.name}")
-    needed = [folder.weights(epoch), folder.latents(epoch)]
+    needed = [folder.weights(epoch), folder.latents(epoch), folder.rows]
     if epoch is None:
         needed.append(folder.conformations)
     missing = [file for file in needed if not file.is_file()]
@@ -228,4 +254,4 @@ def load(path: str | Path, epoch: int | None = None) -> Run:
         epochs = [file.name.split(".")[1] for file in folder.checkpoints()]
         saved = f"; saved epochs: {', '.join(sorted(epochs, key=int))}" if epochs else ""
         raise FileNotFoundError(f"{missing[0]} does not exist: has the training ended? See {folder.log}{saved}")
-    return Run(folder, epoch)
+    return Run(folder, epoch, particles)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from cryoatom.analysis.analyze_config import AnalyzeConfig
+from cryoatom.analysis.freshness import check_fresh
 from cryoatom.analysis.run import Run
 from cryoatom.analysis.select_config import Selection
 from cryoatom.files.npy import read_npy
@@ -16,6 +19,7 @@ from cryoatom.files.rows import check_rows, read_rows
 from cryoatom.run_folder import AnalysisFolder
 
 Criterion = tuple[str, np.ndarray]
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,14 @@ class Chosen:
 def choose_images(run: Run, asked: Selection) -> Chosen:
     """Find the images that meet all criteria. A value that is missing (NaN) meets none.
 
+    A warning says how many of them are junk or dead.
+
     Raises
     ------
     FileNotFoundError
         If the analysis has not been made that a criterion needs.
     ValueError
-        For a criterion that cannot be understood, or that leaves no image.
+        For a criterion that cannot be understood, or that leaves no image, and for an analysis of another state.
     """
     keeps, steps = np.ones(len(run), bool), []
     for label, meets in _criteria(run, asked):
@@ -59,36 +65,50 @@ def choose_images(run: Run, asked: Selection) -> Chosen:
     if len(images) == 0:
         shown = ", ".join(f"{label} {meeting:,}" for label, meeting, _ in steps)
         raise ValueError(f"no image of {run.folder.path} is left ({shown}): ask for less")
+    _warn_of_poor(run, images)
     return Chosen(images, tuple(steps))
 
 
-def file_rows(run: Run, images: np.ndarray) -> np.ndarray:
-    """Return the rows of the particle file that images of the run are: others where it was trained with --ind.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If the file of --ind is no longer what it was.
-    """
-    return _rows_of_run(run)[images]
+def dead_images(run: Run, images: np.ndarray) -> np.ndarray:
+    """Return those of some images that the training could not use; none is known before it has ended."""
+    if not run.folder.image_report.is_file():
+        return images[:0]
+    return images[run.images["is_dead"][images] == 1]
 
 
-def _rows_of_run(run: Run) -> np.ndarray:
-    if run.config.ind is None:
-        return np.arange(len(run))
-    rows = read_rows(run.config.ind)
-    if len(rows) != len(run):
-        raise ValueError(
-            f"{run.config.ind} has {len(rows)} rows, and the run {len(run)} images: it has changed since the training"
+def _warn_of_poor(run: Run, images: np.ndarray) -> None:
+    if not run.folder.image_report.is_file():
+        return
+    is_dead = run.images["is_dead"][images] == 1
+    is_junk = (run.images["is_junk"][images] == 1) & ~is_dead
+    if (is_junk | is_dead).any():
+        way_out = "--fits 0.05" if run.epoch is None else f"--ind {run.folder.good_rows}"
+        _logger.warning(
+            "among these %d images are %d junk (they do not fit the model) and %d dead (they could not be used), see "
+            "%s; %s leaves them out",
+            *(len(images), int(is_junk.sum()), int(is_dead.sum()), run.folder.image_report, way_out),
         )
-    return rows
 
 
 def _criteria(run: Run, asked: Selection) -> Iterator[Criterion]:
     """Yield each criterion, with the images that meet it."""
-    folder = run.folder.analysis(asked.epoch) if asked.analysis is None else AnalysisFolder(asked.analysis)
+    yield from _analysed(run, asked)
+    yield from _reported(run, asked)
+    if asked.ind is not None:
+        yield f"--ind {asked.ind}", _among(run.rows, asked.ind, "image of row")
+    if asked.images is not None:
+        yield f"--images {asked.images}", _among(np.arange(len(run)), asked.images, "image")
+
+
+def _analysed(run: Run, asked: Selection) -> Iterator[Criterion]:
+    """Yield what is asked of the analysis, which must be of the run as it is."""
+    if asked.cluster is None and asked.path is None and not (asked.pc or asked.motion or asked.cv):
+        return
+    folder = run.folder.analysis(run.epoch) if asked.analysis is None else AnalysisFolder(asked.analysis)
+    check_fresh(run, folder)
     if asked.cluster is not None:
-        labels = _values(run, _clustering(folder, asked.ksample))
+        count = asked.ksample or AnalyzeConfig.merge({}, folder.config).ksample
+        labels = _values(run, folder.labels(count), f" --ksample {count}")
         yield f"--cluster {asked.cluster}", np.isin(labels, _clusters(asked.cluster, labels))
     axes = ("--pc", asked.pc, folder.latent_components), ("--motion", asked.motion, folder.motions)
     for option, texts, file in axes:
@@ -96,10 +116,14 @@ def _criteria(run: Run, asked: Selection) -> Iterator[Criterion]:
             number, _, bounds = text.partition(":")
             yield f"{option} {text}", _within(_axis(_values(run, file), number, option), bounds, option)
     for text in asked.cv:
-        name, _, bounds = text.partition(":")
-        yield f"--cv {text}", _within(_column(run, folder.collective, name), bounds, "--cv")
+        name, bounds = _named(text)
+        yield f"--cv {text}", _within(_column(run, folder.collective, name, " --cv ..."), bounds, "--cv")
     if asked.path is not None:
         yield f"--path {asked.path}", _within(_values(run, folder.path_position), asked.path, "--path")
+
+
+def _reported(run: Run, asked: Selection) -> Iterator[Criterion]:
+    """Yield what is asked of images.csv."""
     if asked.gain is not None:
         bounds = asked.gain if ":" in asked.gain else f"{asked.gain}:"
         yield f"--gain {asked.gain}", _within(_column(run, run.folder.image_report, "gain_nats"), bounds, "--gain")
@@ -108,28 +132,27 @@ def _criteria(run: Run, asked: Selection) -> Iterator[Criterion]:
     if asked.uncertainty is not None:
         deviation = _column(run, run.folder.image_report, "sd")
         yield f"--uncertainty {asked.uncertainty:g}", deviation <= asked.uncertainty
-    if asked.ind is not None:
-        yield f"--ind {asked.ind}", _among(_rows_of_run(run), read_rows(asked.ind), asked.ind)
-    if asked.images is not None:
-        yield f"--images {asked.images}", _among(np.arange(len(run)), read_rows(asked.images), asked.images)
 
 
-def _among(own: np.ndarray, rows: np.ndarray, source: Path) -> np.ndarray:
+def _among(own: np.ndarray, source: Path, what: str) -> np.ndarray:
+    rows = read_rows(source)
     missing = np.setdiff1d(rows, own)
     if len(missing):
-        raise ValueError(f"{source} has row {missing[0]}, and {len(missing) - 1} more, that the run has no image of")
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise ValueError(
+            f"{source}: the run has no {what} {missing[0]}{more}; --ind takes rows of the particle file, --images "
+            "places in the run"
+        )
     check_rows(rows, int(own.max()) + 1, source)
     return np.isin(own, rows)
 
 
-def _clustering(folder: AnalysisFolder, count: int | None) -> Path:
-    if count is not None:
-        return folder.labels(count)
-    found = sorted(folder.path.glob(f"kmeans*/{folder.labels(2).name}"))
-    if len(found) > 1:
-        shown = ", ".join(path.parent.name for path in found)
-        raise ValueError(f"{folder.path} has several clusterings ({shown}): say which with --ksample")
-    return found[0] if found else folder.labels(20)
+def _named(text: str) -> tuple[str, str]:
+    """Cut 'NAME:LOW:HIGH' into a name, which may have colons, and bounds."""
+    name, *bounds = text.rsplit(":", 2)
+    if len(bounds) != 2:
+        raise ValueError(f"--cv {text}: expected 'NAME:LOW:HIGH', one of the bounds may be empty")
+    return name, ":".join(bounds)
 
 
 def _clusters(text: str, labels: np.ndarray) -> list[int]:
@@ -161,14 +184,15 @@ def _within(values: np.ndarray, bounds: str, option: str) -> np.ndarray:
     return (values >= (-np.inf if low is None else low)) & (values <= (np.inf if high is None else high))
 
 
-def _values(run: Run, path: Path) -> np.ndarray:
-    _check_there(run, path)
+def _values(run: Run, path: Path, options: str = "") -> np.ndarray:
+    """Return an array of the analysis, which `options` of the command make."""
+    _check_there(run, path, options)
     return _checked(run, path, read_npy(path))
 
 
-def _column(run: Run, path: Path, name: str) -> np.ndarray:
+def _column(run: Run, path: Path, name: str, options: str = "") -> np.ndarray:
     """Return a column of a table as numbers, NaN where it is empty."""
-    _check_there(run, path)
+    _check_there(run, path, options)
     with path.open(newline="", encoding="utf-8") as file:
         rows = csv.reader(file)
         names = next(rows, [])
@@ -179,10 +203,10 @@ def _column(run: Run, path: Path, name: str) -> np.ndarray:
         return _checked(run, path, np.array([float(row[place] or "nan") for row in rows]))
 
 
-def _check_there(run: Run, path: Path) -> None:
+def _check_there(run: Run, path: Path, options: str) -> None:
     if not path.is_file():
         epoch = "" if run.epoch is None else f" {run.epoch}"
-        command = f"cryoatom analyze {run.folder.path}{epoch}"
+        command = f"cryoatom analyze {run.folder.path}{epoch}{options}"
         by = "has the training ended?" if path == run.folder.image_report else f"run `{command}` first"
         raise FileNotFoundError(f"there is no {path}: {by}")
 

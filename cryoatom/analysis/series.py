@@ -18,6 +18,7 @@ from cryoatom.structure.template import Template
 from cryoatom.training.outputs import alpha_atoms
 
 _LEAST_RANGE = 0.1  # of the colours
+_B_LABEL = "largest displacement from the first frame (Å)"
 _logger = logging.getLogger(__name__)
 
 
@@ -27,18 +28,14 @@ def write_series(
     positions: np.ndarray,
     *,
     name: str,
-    latents: np.ndarray | None = None,
-    rows: np.ndarray | None = None,
-    rows_name: str = "rows.txt",
-    b_factors: np.ndarray | None = None,
-    b_label: str = "",
-    single_files: bool = True,
+    latents: np.ndarray,
 ) -> list[Path]:
     """Write a series of conformations in all formats, with a ChimeraX script.
 
     NAME.cif and NAME.pdb hold all frames as models, NAME.dcd with topology.cif as a trajectory, struct_001.pdb, ...
-    one each (as cryoDRGN's vol_001.mrc), z_values.txt the latents, `rows_name` the particles; open.cxc shows them.
-    Where the PDB format has no room, the .cif files alone are written (struct_001.cif, ...), and a message says so.
+    one each (as cryoDRGN's vol_001.mrc), z_values.txt the latents; open.cxc shows them. The B column is that of
+    :func:`displacements`. Where the PDB format has no room, the .cif files alone are written (struct_001.cif, ...), and
+    a message says so.
 
     Parameters
     ----------
@@ -50,18 +47,8 @@ def write_series(
         C-alphas, Å.
     name : str
         Of the files.
-    latents : (frames, latent), optional
-    rows : (frames,) int, optional
-        Of the particle file, from 0.
-    rows_name : str
-        Their file; cryoDRGN calls that of clusters centers_ind.txt.
-    b_factors : (residues,) or (frames, residues), optional
-        The B column; of a frame's own values files of several models hold the mean. By default
-        :func:`displacements`.
-    b_label : str
-        What `b_factors` are, with the unit, for the script.
-    single_files : bool
-        Whether to write one file a frame.
+    latents : (frames, latent)
+        What they were decoded from.
 
     Returns
     -------
@@ -74,21 +61,15 @@ def write_series(
         When the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if b_factors is None:
-        b_factors, b_label = displacements(positions), "largest displacement from the first frame (Å)"
-    columns = np.broadcast_to(np.asarray(b_factors, dtype=np.float64), positions.shape[:2])
-    calphas = replace(alpha_atoms(template), b_factors=columns.mean(axis=0))
+    calphas = replace(alpha_atoms(template), b_factors=displacements(positions))
     frames = np.asarray(positions, dtype=np.float64)
     written = _write_models(folder, name, calphas, frames)
     shown = written[-1]
     written += _write_trajectory(folder, name, calphas, frames)
-    written += _write_single(folder, calphas, frames, columns, shown.suffix) if single_files else []
-    if latents is not None:
-        written.append(_save(folder / "z_values.txt", lambda path: np.savetxt(path, latents)))
-    if rows is not None:
-        written.append(_save(folder / rows_name, lambda path: np.savetxt(path, rows, fmt="%d")))
+    written += _write_single(folder, calphas, frames, shown.suffix)
+    written.append(_save(folder / "z_values.txt", lambda path: np.savetxt(path, latents)))
     highest = max(float(calphas.b_factors.max()), _LEAST_RANGE)
-    script = series_script(shown.name, len(frames), label=b_label or "B column", highest=highest)
+    script = series_script(shown.name, len(frames), label=_B_LABEL, highest=highest)
     written.append(_save(folder / "open.cxc", lambda path: path.write_text(script, encoding="utf-8")))
     return written
 
@@ -132,11 +113,11 @@ def _write_trajectory(folder: Path, name: str, calphas: Atoms, frames: np.ndarra
     return [trajectory, topology]
 
 
-def _write_single(folder: Path, calphas: Atoms, frames: np.ndarray, columns: np.ndarray, suffix: str) -> list[Path]:
+def _write_single(folder: Path, calphas: Atoms, frames: np.ndarray, suffix: str) -> list[Path]:
     """Write struct_001.pdb, ... and remove those of a longer series that was here before."""
     written = [folder / f"struct_{number:03d}{suffix}" for number in range(1, len(frames) + 1)]
-    for path, frame, column in zip(written, frames, columns, strict=True):
-        write_atoms(path, replace(calphas, positions=frame, b_factors=column))
+    for path, frame in zip(written, frames, strict=True):
+        write_atoms(path, replace(calphas, positions=frame))
     for old in {*folder.glob("struct_[0-9]*.pdb"), *folder.glob("struct_[0-9]*.cif")} - set(written):
         old.unlink()
     return written

@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from cryoatom.analysis.run import Run
-from cryoatom.analysis.select import file_rows
 from cryoatom.analysis.select_config import SelectConfig
 from cryoatom.files.cryosparc import open_cryosparc
-from cryoatom.files.cryosparc_rows import save_cs, with_poses, write_cs_uids
+from cryoatom.files.cryosparc_rows import save_cs, with_poses, with_uids
 from cryoatom.files.npy import npy_writer
 from cryoatom.files.replacing import replacing
-from cryoatom.files.rows import check_rows
-from cryoatom.files.star import write_star_particles
+from cryoatom.files.sources import Rows
+from cryoatom.files.star import open_star, write_star_particles
 from cryoatom.files.star_rows import read_star_layout, star_pose_changes, write_star_rows
 from cryoatom.particles.table import read_particles
 
 _FORMATS = {".star": (".star",), ".cs": (".cs",)}  # of a particle file; stacks have no rows: they become a .star
+
+Table = TypeVar("Table", bound=Rows)
 
 
 def write_subset(run: Run, images: np.ndarray, config: SelectConfig) -> list[Path]:
@@ -36,7 +38,7 @@ def write_subset(run: Run, images: np.ndarray, config: SelectConfig) -> list[Pat
     Raises
     ------
     FileNotFoundError
-        If the particle file is no longer there.
+        If the particle file is no longer there, which a list of rows does without.
     ValueError
         For a format that cannot be made of the particle file, or a file that has changed since the training.
     """
@@ -61,8 +63,38 @@ def _writer(suffix: str, source: Path) -> Callable[[Run, np.ndarray, SelectConfi
 
 
 def _write_list(run: Run, images: np.ndarray, config: SelectConfig) -> list[Path]:
-    write_rows(config.output, file_rows(run, images))
+    """Write rows of the particle file; where that is gone they are still those that it had."""
+    source = run.config.particles
+    kind = source.suffix.lower()
+    if kind in _FORMATS and source.is_file():
+        _chosen(run, images, open_star(source) if kind == ".star" else open_cryosparc(source))
+    write_rows(config.output, run.rows[images])
     return [config.output]
+
+
+def _chosen(run: Run, images: np.ndarray, whole: Table) -> Table:
+    """Return the rows of the particle file that are the images; by uid, where there is one, these are the same."""
+    rows = run.rows[images]
+    if rows.max() >= len(whole):
+        raise ValueError(
+            f"{whole.source} has changed: it has {len(whole)} rows, and the run images of row {rows.max()} (from 0); "
+            "use the file that the run was trained on"
+        )
+    found = whole[rows]
+    if found.uids is not None and "uid" in run.images:
+        _check_same(run, images, found.uids.astype(str), run.images["uid"])
+    else:
+        _check_same(run, images, found.names, run.images["name"])
+    return found
+
+
+def _check_same(run: Run, images: np.ndarray, found: np.ndarray | None, known: np.ndarray) -> None:
+    differing = np.arange(len(images)) if found is None else np.flatnonzero(found != known[images])
+    if len(differing):
+        raise ValueError(
+            f"{run.config.particles} has changed: {len(differing)} of {len(images)} rows, row "
+            f"{run.rows[images[differing[0]]]} first, are not the particles that the run was trained on; use that file"
+        )
 
 
 def write_rows(path: Path, rows: np.ndarray) -> None:
@@ -76,36 +108,27 @@ def write_rows(path: Path, rows: np.ndarray) -> None:
 
 
 def _write_star(run: Run, images: np.ndarray, config: SelectConfig) -> list[Path]:
-    source, rows = run.config.particles, file_rows(run, images)
-    changes = None
+    source, changes = run.config.particles, None
     if config.with_poses:
         changes = star_pose_changes(read_star_layout(source), run.poses[images], run.pixel_size)
     names = run.images["name"][images].tolist()
-    write_star_rows(source, rows, config.output, names=names, changes=changes)
+    write_star_rows(source, run.rows[images], config.output, names=names, changes=changes)
     return [config.output]
 
 
 def _write_cs(run: Run, images: np.ndarray, config: SelectConfig) -> list[Path]:
-    source, rows = run.config.particles, file_rows(run, images)
-    whole = open_cryosparc(source)
-    check_rows(rows, len(whole), source)
-    particles = whole[rows]
-    if particles.uids is not None and "uid" in run.images:
-        differing = np.flatnonzero(particles.uids.astype(str) != run.images["uid"][images])
-        if len(differing):
-            raise ValueError(
-                f"{source} has changed: {len(differing)} of {len(rows)} rows, from {rows[differing[0]]} on, have other "
-                "uids than those that the run was trained on; use that file"
-            )
-    others = {config.output.with_name(f"{config.output.stem}_{file.name}"): file for file in config.also}
-    if others and particles.uids is None:
+    source = run.config.particles
+    particles = _chosen(run, images, open_cryosparc(source))
+    if config.also and particles.uids is None:
         raise ValueError(f"{source} has no uid to find its particles in {config.also[0]} by")
-    if config.with_poses:
-        particles = with_poses(particles, run.poses[images])
-    save_cs(particles, config.output)
-    for target, file in others.items():
-        write_cs_uids(file, np.asarray(particles.uids), target)
-    return [config.output, *others]
+    parts = {config.output: with_poses(particles, run.poses[images]) if config.with_poses else particles}
+    for file in config.also:
+        target = config.output.with_name(f"{config.output.stem}_{file.name}")
+        if target in parts:
+            raise ValueError(f"--also: two files are named {file.name}, and both would become {target}: cut them apart")
+        parts[target] = with_uids(open_cryosparc(file), np.asarray(particles.uids))
+    save_cs(parts)
+    return list(parts)
 
 
 def _write_new_star(run: Run, images: np.ndarray, config: SelectConfig) -> list[Path]:
@@ -114,11 +137,12 @@ def _write_new_star(run: Run, images: np.ndarray, config: SelectConfig) -> list[
     particles = read_particles(
         settings.particles,
         datadir=settings.datadir,
-        ind=file_rows(run, images),
+        ind=run.rows[images],
         poses=settings.poses if isinstance(settings.poses, Path) else None,
         ctf=settings.ctf,
         amplitude_contrast=settings.amp_contrast,
     )
+    _check_same(run, images, particles.image_names, run.images["name"])
     if config.with_poses or particles.poses is None:
         particles = replace(particles, poses=run.poses[images])
     write_star_particles(config.output, particles)

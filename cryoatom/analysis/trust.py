@@ -7,12 +7,24 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from cryoatom.analysis.controls import KINDS, MEAN, MIRRORED, OTHER_POSE, OWN, SHUFFLED, TEMPLATE, TURNED, Controls
+from cryoatom.analysis.controls import (
+    FEWEST_HELD_OUT,
+    KINDS,
+    MEAN,
+    MIRRORED,
+    OTHER_POSE,
+    OWN,
+    SHUFFLED,
+    TEMPLATE,
+    TURNED,
+    Controls,
+)
 from cryoatom.analysis.convergence import Drift
-from cryoatom.analysis.half_sets import HalfSets
+from cryoatom.analysis.half_agreement import HalfSets
 from cryoatom.analysis.report_data import Check
 from cryoatom.files.csv_table import write_csv
 from cryoatom.files.replacing import replacing
@@ -77,11 +89,10 @@ def write_trust(
     if controls is not None:
         tables["controls.csv"] = _control_table(controls)
     if drift is not None and len(drift.epochs):
-        columns = {k: v for k, v in vars(drift).items() if k not in ("epochs", "images")}
+        columns = {k: v for k, v in vars(drift).items() if k not in ("epochs", "images", "has_end")}
         tables["drift.csv"] = {"epoch": drift.epochs, **columns}
     if half_sets is not None:
-        count = np.arange(len(half_sets.rmsd))
-        tables["half_sets.csv"] = {"image": count, "rmsd": half_sets.rmsd, "seen_by": half_sets.seen_by}
+        tables["half_sets.csv"] = {"image": half_sets.rows, "rmsd": half_sets.rmsd, "seen_by": half_sets.seen_by}
     with replacing(folder / "trust.json") as temporary:
         temporary.write_text(json.dumps([asdict(check) for check in checks], indent=2, ensure_ascii=False) + "\n")
     for name, columns in tables.items():
@@ -102,38 +113,44 @@ def _control_table(controls: Controls) -> dict[str, np.ndarray | None]:
 def _of_controls(controls: Controls) -> Iterator[Check]:
     held_out = bool(controls.held_out)
     which = "held-out images" if held_out else "images"
+    noise, difference = controls.optimism, 2 * controls.optimism  # its latent may gain so much; two of them may differ
     value, error = controls.difference(OWN, MEAN, held_out=held_out)
-    above = value - controls.optimism
     yield Check(
         "Heterogeneity",
-        f"{_nats(value, error)} over the mean conformation",
-        f"{controls.optimism:.0f} nats by fitting a latent to noise",
-        _clear(above, error),
+        f"{_nats(value, error, 'better')} than the mean conformation",
+        f"up to {noise:.1f} nats by fitting a latent to noise",
+        _clear(value, error, noise),
         f"How much better the {which} are explained by their own conformations than by one for all. Only what is above "
         "the reference is evidence that they differ; "
-        + ("the decoder was not trained on them." if held_out else "the decoder was trained on them too."),
+        + (
+            "the decoder was not trained on them."
+            if held_out
+            else "there are no figures of held-out images, as they are fewer than "
+            f"{FEWEST_HELD_OUT} (--held-out): the decoder was trained on these, and may have learned their noise."
+        ),
     )
     value, error = controls.difference(OWN, SHUFFLED, held_out=held_out)
     yield Check(
         "Another image's conformation",
-        f"{_nats(value, error)} worse",
-        f"{controls.optimism:.0f} nats",
-        _clear(value - controls.optimism, error),
-        "Each image is given the conformation of another one, in its own pose: the conformation belongs to the image.",
+        _nats(value, error, "worse"),
+        f"up to {difference:.1f} nats by fitting latents to noise",
+        _clear(value, error, difference),
+        "Each image is given the conformation of another one, in its own pose. Above the reference the conformation "
+        "belongs to the image, and not to its noise alone.",
     )
     value, error = controls.difference(OWN, TEMPLATE, held_out=held_out)
     yield Check(
         "Static template",
-        f"{_nats(value, error)} worse",
-        f"{controls.optimism:.0f} nats",
-        _clear(value - controls.optimism, error),
+        _nats(value, error, "worse"),
+        f"up to {noise:.1f} nats by fitting a latent to noise",
+        _clear(value, error, noise),
         "What the images gain by leaving the model that was given. If nothing, they show the template and no more.",
     )
     yield _of_wrong_templates(controls)
     value, error = controls.difference(OWN, OTHER_POSE)
     yield Check(
         "Another image's pose",
-        f"{_nats(value, error)} worse",
+        _nats(value, error, "worse"),
         "0 if poses were random",
         _clear(value, error),
         "Each image keeps its conformation and takes the pose of another one: the poses belong to the images.",
@@ -145,7 +162,7 @@ def _of_wrong_templates(controls: Controls) -> Check:
     value, error = controls.difference(TEMPLATE, kind)
     return Check(
         "Wrong template",
-        f"{_nats(value, error)} worse ({'mirrored' if kind == MIRRORED else 'turned'})",
+        f"{_nats(value, error, 'worse')} ({'mirrored' if kind == MIRRORED else 'turned'})",
         "0 if any blob of this size would do",
         _clear(value, error),
         "The template against wrong ones of equal mass and size, turned at random about its centre and mirrored in "
@@ -199,8 +216,9 @@ def _of_drift(drift: Drift) -> Iterator[Check]:
         "Drift of the structures",
         f"{moved:.2f} Å since epoch {since}",
         pace,
-        _low(moved, _AT_REST, _MOVING) if len(drift.epochs) > 1 else "",
-        "How far the conformations of the same images still moved in the last quarter of the training. If far, train "
+        _low(moved, _AT_REST, _MOVING) if len(drift.epochs) > 1 and drift.has_end else "",
+        ("" if drift.has_end else f"The training has not ended: this is up to epoch {drift.epochs[-1]}. ")
+        + "How far the conformations of the same images still moved in the last quarter of the training. If far, train "
         "longer (--num-epochs). At the very end they move little because the learning rates fall.",
     )
     nll = drift.held_out_nll[np.isfinite(drift.held_out_nll)]
@@ -248,24 +266,28 @@ def _of_geometry(geometry: Geometry, template: Geometry | None) -> Iterator[Chec
 def _of_images(images: Mapping[str, np.ndarray]) -> Iterator[Check]:
     if "is_junk" not in images or len(images["is_junk"]) == 0:
         return
-    share = float(images["is_junk"].mean())
+    is_dead = images.get("is_dead", np.zeros(len(images["is_junk"]))) == 1
+    share, dead = float(((images["is_junk"] == 1) & ~is_dead).mean()), int(is_dead.sum())
     yield Check(
         "Images that do not fit",
-        f"{100 * share:.1f}%",
+        f"{100 * share:.1f}%" + (f", and {dead:,} that could not be used" if dead else ""),
         "0 to 5% of a cleaned set",
         _low(share, _JUNK, _MUCH_JUNK),
-        "Junk, or wrongly posed: they weigh little in the training, and their conformations mean nothing (images.csv; "
-        "good.npy has the others).",
+        "Junk, or wrongly posed: the model explains them no better than images seen in another one's pose, so their "
+        "conformations are hardly theirs. They are left out of all other figures here (images.csv has which; good.npy "
+        "has the rows of the others).",
     )
 
 
-def _nats(value: float, error: float) -> str:
-    return f"{value:.1f} ± {error:.1f} nats an image"
+def _nats(value: float, error: float, expected: Literal["better", "worse"]) -> str:
+    """Say a difference that is positive where it has the sign that is expected."""
+    other = "worse" if expected == "better" else "better"
+    return f"{abs(value):.1f} ± {error:.1f} nats an image {expected if value >= 0 else other}"
 
 
-def _clear(value: float, error: float) -> str:
-    """Judge a difference that ought to lie above 0, by its standard error."""
-    return "good" if value > _CLEAR * error else "look" if value > 0 else "bad"
+def _clear(value: float, error: float, most: float = 0.0) -> str:
+    """Judge a difference, by its standard error, that ought to lie above what chance makes at most, and above 0."""
+    return "good" if value > most + _CLEAR * error else "look" if value > 0 else "bad"
 
 
 def _low(value: float, good: float, bad: float) -> str:

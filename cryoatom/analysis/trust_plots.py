@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from cryoatom.analysis.controls import KINDS, OWN, Controls
 from cryoatom.analysis.convergence import Drift
-from cryoatom.analysis.half_sets import HalfSets
+from cryoatom.analysis.half_agreement import HalfSets
 from cryoatom.analysis.report_data import Plot
 from cryoatom.plotting import (
     BLUE,
@@ -44,13 +44,14 @@ def trust_plots(
     if controls is not None:
         caption = (
             "What images gain over an empty image if they show their own conformation, and what they gain if they are "
-            "taken to show something else. Bars are means, lines two standard errors."
+            "taken to show something else. Bars are means, lines two standard errors. Another image's conformation may "
+            "also have lost as much, by its own fit to noise, as the dashed line takes off."
         )
         plots.append(Plot(_SECTION, "Controls", caption, plot_controls(controls), "controls.png"))
     if drift is not None and len(drift.epochs) > 1:
         caption = (
             f"How far the conformations of {drift.images} images moved from epoch to epoch, and how far they still "
-            "were from their final ones; below, the held-out likelihood."
+            f"were from {_end(drift)}; below, the held-out likelihood."
         )
         plots.append(Plot(_SECTION, "Convergence", caption, plot_drift(drift), "drift.png"))
     if half_sets is not None:
@@ -82,7 +83,7 @@ def plot_controls(controls: Controls) -> Figure:
             label = "images held out from the decoder"
             axes.errorbar(held, place, xerr=2 * held_errors, fmt="o", color=VERMILION, markersize=5, label=label)
         own = controls.mean(OWN)[0]
-        label = f"own conformation, less {controls.optimism:.0f} nats that a latent fitted to noise gains"
+        label = f"own conformation, less {controls.optimism:.1f} nats that a latent fitted to noise may gain"
         axes.axvline(own - controls.optimism, color=BLUE, linestyle="--", linewidth=1, label=label)
         axes.set_yticks(place, KINDS)
         axes.tick_params(axis="y", length=0)
@@ -90,6 +91,10 @@ def plot_controls(controls: Controls) -> Figure:
         axes.set(xlabel="gain over an empty image (nats an image)")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.3)
     return drawn
+
+
+def _end(drift: Drift) -> str:
+    return "the final conformations" if drift.has_end else f"those of epoch {drift.epochs[-1]}, the last one so far"
 
 
 def plot_drift(drift: Drift) -> Figure:
@@ -105,7 +110,7 @@ def plot_drift(drift: Drift) -> Figure:
             legend_above(lower)
         else:
             upper = lower = drawn.subplots()
-        line(upper, drift.epochs, drift.to_end, color=BLUE, label="to the final conformations")
+        line(upper, drift.epochs, drift.to_end, color=BLUE, label=f"to {_end(drift)}")
         line(upper, drift.epochs, drift.from_previous, color=ORANGE, label="to the saved epoch before")
         upper.set(ylabel="RMSD of the same image's\nconformations (Å)", ylim=(0, None))
         legend_above(upper)

@@ -22,7 +22,9 @@ class VolumeConfig(Selection):
     }
 
     outdir: Path = setting(..., "Folder to write to.", flags=("-o", "--outdir"))
-    backproject: bool = setting(False, "Also reconstruct a map from the images, with half maps and FSC.")
+    backproject: bool = setting(
+        False, "Also reconstruct a map from the images, in the run's final poses, with half maps and FSC."
+    )
 
     box: int | None = setting(
         None, "Voxels of a side, filled up with zeros [default: what holds the particle, as in the training].", ge=8

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from cryoatom.analysis.run import Run
-from cryoatom.analysis.select import file_rows
+from cryoatom.analysis.select import dead_images
 from cryoatom.analysis.subset import write_rows
 from cryoatom.analysis.volume_config import VolumeConfig
 from cryoatom.analysis.volumes import in_box, map_grid, mean_density, reconstruct_images
@@ -27,16 +27,17 @@ from cryoatom.workers import Workers
 
 @dataclass(frozen=True)
 class Volumes:
-    """What was written, and the correlations of half maps where images were backprojected."""
+    """What was written, of which images, and the correlations of half maps where images were backprojected."""
 
     files: tuple[Path, ...]
+    images: np.ndarray
     correlations: Correlations | None
 
 
 def write_volumes(
     run: Run, images: np.ndarray, config: VolumeConfig, *, workers: Workers, stage: Stage = silent
 ) -> Volumes:
-    """Write maps of images of a run to `config.outdir`.
+    """Write maps of images of a run to `config.outdir`; dead ones are left out.
 
     density.mrc: mean of the beads; map.mrc, half1.mrc, half2.mrc, fsc.csv, fsc.png with `config.backproject`;
     rows.txt: the images, as rows of the particle file.
@@ -44,10 +45,12 @@ def write_volumes(
     Raises
     ------
     FileNotFoundError, ValueError
-        For images that are not found, or voxels finer than theirs.
+        For images that are not found, or are all dead, or voxels finer than theirs.
     """
     grid = map_grid(run, config.pixel)
-    rows = file_rows(run, images)
+    images = np.setdiff1d(images, dead_images(run, images))
+    if len(images) == 0:
+        raise ValueError(f"none of these images could be used in the training, see {run.folder.image_report}")
     density = mean_density(run, images, grid.side, grid.coarse_pixel, most=config.conformations)
     maps, correlations = {"density": density}, None
     if config.backproject:
@@ -72,8 +75,8 @@ def write_volumes(
         write_map(files[-1], values.numpy(), grid.coarse_pixel, is_centered=config.origin == "model")
     if correlations is not None:
         files += _write_correlations(config.outdir, correlations)
-    write_rows(config.outdir / "rows.txt", rows)
-    return Volumes((*files, config.outdir / "rows.txt"), correlations)
+    write_rows(config.outdir / "rows.txt", run.rows[images])
+    return Volumes((*files, config.outdir / "rows.txt"), images, correlations)
 
 
 def _write_correlations(folder: Path, found: Correlations) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,11 @@ from cryoatom.fourier import pixel_coordinates
 from cryoatom.imaging.beads import BeadModel
 from cryoatom.imaging.grid import CropGrid, choose_grid
 from cryoatom.imaging.project import render_dense
-from cryoatom.particles.noise import estimate_noise_power, white_noise
+from cryoatom.particles.noise import white_noise
 from cryoatom.particles.rows import spaced_rows
 from cryoatom.particles.stack import NormalizedImages
 from cryoatom.poses.reconstruct import Reconstruction, backproject_halves, reconstruct
+from cryoatom.training.images import measure_noise
 from cryoatom.workers import Workers
 
 _REACH = 4.0  # standard deviations of a bead that sections hold
@@ -143,19 +145,26 @@ def reconstruct_images(
 ) -> Reconstruction:
     """Reconstruct images of a run in their final poses, normalised and weighted by their noise as in the training.
 
+    The noise is measured on images of the whole run, whatever the choice: it is that of their optics groups.
+
     Raises
     ------
     FileNotFoundError, ValueError
         If the particle file or its stacks are no longer where they were; `datadir` may say where.
     """
-    config, particles = run.config, run.inputs(datadir).particles[images]
+    config, particles = run.config, run.inputs(datadir).particles
     read = NormalizedImages(particles, radius=config.background_radius, are_bright=config.uninvert_data, limit=1.0)
     noise = white_noise(len(particles), particles.box)
-    if config.noise == "radial":
-        groups, box, pixel_size = particles.optics_group, particles.box, particles.pixel_size
-        noise = estimate_noise_power(read, groups, box, pixel_size, read.radius, workers=workers)
+    if config.noise != "white":
+        noise = measure_noise(config, particles, workers, dead_limit=1.0)
     with torch.no_grad():
         halves = backproject_halves(
-            read, particles.optics, run.poses[images], grid, noise=noise, workers=workers, progress=progress
+            lambda places: read(images[places]),
+            particles.optics[images],
+            run.poses[images],
+            grid,
+            noise=replace(noise, group_of_image=noise.group_of_image[images]),
+            workers=workers,
+            progress=progress,
         )
         return reconstruct(halves)

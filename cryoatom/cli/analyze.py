@@ -42,6 +42,7 @@ def analyze(config: AnalyzeConfig) -> None:
     add_run_log(RunFolder(config.run).log)
     folder = analyse(config, command=sys.argv, stage=progress_of_steps)
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    console.print(folder.summary.read_text(encoding="utf-8"), end="")
     console.print(f"{folder.report}: open it in a browser")
     console.print(f"{folder.path}: series of structures; each folder has an open.cxc for ChimeraX")
 
@@ -56,4 +57,5 @@ def analyze_finished(config: TrainConfig, console: Console) -> None:
     except (ValueError, OSError, RuntimeError) as error:
         logging.getLogger("cryoatom").warning("the run is whole, but its analysis failed: %s", error, exc_info=True)
     else:
+        console.print(folder.summary.read_text(encoding="utf-8"), end="")
         console.print(f"{folder.report}: open it in a browser; `cryoatom analyze --help` tells what more there is")

@@ -11,15 +11,15 @@ _MOST_NEAR = 50
 def position_on_path(points: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Project every image on the polyline through the nodes.
 
+    Latents are noisy, and equal steps of them are not equal motions: take amplitudes of motions for `points` where
+    a density is wanted. On simulated adenylate kinase (102 frames, equally many images) the density along a latent path
+    shows a barrier of 2.6 kT that is not there; that along a smooth path of amplitudes is off by 0.15 on average.
+
     Parameters
     ----------
     points : (images, dimensions)
     nodes : (m, dimensions)
         m >= 1.
-
-    Latents are noisy, and equal steps of them are not equal motions: take amplitudes of motions for `points` where
-    a density is wanted. On simulated adenylate kinase (102 frames, equally many images) the density along a latent path
-    shows a barrier of 2.6 kT that is not there; that along a smooth path of amplitudes is off by 0.15 on average.
 
     Returns
     -------

@@ -30,12 +30,14 @@ from cryoatom.structure.template import Template
 PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", VERMILION, "#F0E442", "#000000")
 BINS = 60
 BAND = 0.06  # height of the domains' band, of the axes'
+_LONGEST_NAME = 60  # characters that there is room for below a plot
 
 
 def plot_fluctuation(
     template: Template,
     fluctuation: np.ndarray,
-    domains: Domains | None = None,
+    *,
+    domains: Domains,
     uncertainty: np.ndarray | None = None,
 ) -> Figure:
     """Draw how far each residue moves, with the domains as a band below and their hinges.
@@ -45,7 +47,7 @@ def plot_fluctuation(
     template : Template
     fluctuation : (residues,) float
         Root mean square fluctuation, Å.
-    domains : Domains, optional
+    domains : Domains
     uncertainty : (residues,) float, optional
         Standard deviation of a residue's position in one image, Å.
     """
@@ -56,14 +58,13 @@ def plot_fluctuation(
         line(axes, place, fluctuation, color="black", linewidth=1.8, label="fluctuation over images", zorder=3)
         if uncertainty is not None:
             line(axes, place, uncertainty, color=VERMILION, linestyle="--", label="uncertainty in one image", zorder=3)
-        axes.set(ylabel="r.m.s. deviation of a C-alpha (Å)", ylim=(0, top))
+        axes.set(ylabel="r.m.s. deviation of a C-alpha (Å)", ylim=(0, top))  # from which the ticks are
         handles = axes.get_legend_handles_labels()[0]
-        if domains is not None:
-            axes.set_ylim(-BAND * top, top)
-            axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= top])
-            _draw_band(axes, place, domains, template)
-            handles += _named_colours(len(domains))
-            handles += [Patch(color=GREY, alpha=0.3, label="hinges")] if domains.hinges else []
+        axes.set_ylim(-BAND * top, top)
+        axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= top])
+        _draw_band(axes, place, domains, template)
+        handles += _named_colours(len(domains))
+        handles += [Patch(color=GREY, alpha=0.3, label="hinges")] if domains.hinges else []
         columns = len(handles) if len(handles) < 6 else 4
         axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.3)
     return drawn
@@ -142,7 +143,7 @@ def plot_collective(name: str, unit: str, values: np.ndarray, reference: Mapping
             colour = (VERMILION, GREY, GREEN, ORANGE, "#CC79A7")[number % 5]
             text = f"{label} {_shown(value, is_circular):.1f} {unit}".replace(" °", "°")
             axes.axvline(value, color=colour, linestyle=styles[number % 4], linewidth=2, label=text)
-        axes.set(xlabel=f"{name} ({unit})", ylabel="images")
+        axes.set(xlabel=f"{_shortened(name)} ({unit})", ylabel="images")
         if is_circular:
             axes.xaxis.set_major_formatter(lambda tick, _: f"{_shown(tick, True):.0f}")
         whole_numbers(axes.yaxis)
@@ -179,6 +180,10 @@ def _named_colours(domains: int) -> list[Patch]:
 
 def _colour(domain: int) -> str:
     return PALETTE[(domain - 1) % len(PALETTE)]
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def _shown(value: float, is_circular: bool) -> float:

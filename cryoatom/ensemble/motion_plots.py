@@ -8,13 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, LogNorm
 from matplotlib.figure import Figure
 
-from cryoatom.ensemble.motions import Components, Motions
 from cryoatom.ensemble.along_path import free_energy
+from cryoatom.ensemble.motions import Components, Motions
 from cryoatom.plotting import BLUE, GREY, ORANGE, STYLE, VERMILION, figure, legend_above, whole_numbers
 
 _MANY_POINTS = 20_000
 _HEXAGONS = 70
 _SHARES = 10
+_BINS = 60
 _CLUSTER_COLOURS = "viridis"  # clusters with close numbers are near each other
 
 
@@ -30,6 +31,9 @@ def plot_latents(components: Components, labels: np.ndarray | None = None) -> Fi
     shares = [f" ({share:.0%} of the variance)" for share in components.shares[:2]]
     with rc_context(STYLE):
         drawn, axes = figure(6.4, 5.4)
+        if components.coordinates.shape[1] == 1:
+            _draw_histogram(axes, components.coordinates[:, 0], "latent")
+            return drawn
         _draw_places(axes, _pair(components.coordinates), labels)
         axes.set(xlabel=f"latent PC 1{_item(shares, 0)}", ylabel=f"latent PC 2{_item(shares, 1)}")
     return drawn
@@ -46,16 +50,18 @@ def plot_umap(embedding: np.ndarray, labels: np.ndarray | None = None) -> Figure
 
 def plot_motions(motions: Motions) -> Figure:
     """Draw where images lie along the two largest motions, and how much of the variance the first ten explain."""
-    residues = len(motions.mean)
     with rc_context(STYLE):
         drawn = Figure(figsize=(11, 4.6), layout="constrained")
         left, right = drawn.subplots(1, 2, width_ratios=[1.2, 1])
-        # a C-alpha's r.m.s. move, so that the numbers are Å that a reader can imagine
-        places = _pair(motions.amplitudes) / np.sqrt(residues)
-        _draw_density(drawn, left, places)
-        left.set(xlabel="motion 1, r.m.s. over C-alphas (Å)", ylabel="motion 2, r.m.s. over C-alphas (Å)")
+        label = "motion {}, r.m.s. over C-alphas (Å)"
+        if motions.amplitudes.shape[1] < 2:
+            _draw_histogram(left, _pair(motions.amplitudes)[:, 0], label.format(1))
+        else:
+            _draw_density(drawn, left, motions.amplitudes[:, :2])
+            left.set(xlabel=label.format(1), ylabel=label.format(2))
         shares = motions.shares[:_SHARES]
         numbers = np.arange(1, len(shares) + 1)
+        right.set(xlim=(0.4, max(len(shares), 2) + 0.6))
         right.bar(numbers, 100 * shares, color=BLUE, label="each")
         right.plot(
             numbers, 100 * shares.cumsum(), color=VERMILION, marker="o", markersize=4, label="it and those before"
@@ -128,6 +134,12 @@ def _draw_density(drawn: Figure | None, axes: Axes, places: np.ndarray) -> None:
     drawing.set_rasterized(True)
     assert drawn is not None
     drawn.colorbar(drawing, ax=axes, label="images in a hexagon", format="%d")
+
+
+def _draw_histogram(axes: Axes, values: np.ndarray, label: str) -> None:
+    axes.hist(values, bins=_BINS, color=BLUE)
+    axes.set(xlabel=label, ylabel="images")
+    whole_numbers(axes.yaxis)
 
 
 def _pair(values: np.ndarray) -> np.ndarray:

@@ -28,14 +28,14 @@ class Motions:
     mean : (residues, 3) float64
         Å.
     axes : (k, residues, 3) float64
-        Orthonormal, the largest motion first. Along an axis the molecule expands; where it neither expands nor
-        shrinks, the largest entry is positive.
+        Orthogonal, of a root mean square of 1 over residues, the largest motion first. Along an axis the molecule
+        expands; where it neither expands nor shrinks, the largest entry is positive.
     spreads : (k,) float64
-        Standard deviation of the amplitudes, Å. Divided by √residues it is the r.m.s. motion of a C-alpha.
+        Standard deviation of the amplitudes, Å.
     shares : (k,) float64
         Part of the total variance.
     amplitudes : (images, k) float32
-        Å.
+        Å: the root mean square over residues of the way from the mean.
     error : float
         Root mean square deviation, per C-alpha, of the approximation from the superposed conformations, Å.
     """
@@ -166,7 +166,8 @@ def _measured(conformations: np.ndarray, mean: torch.Tensor, axes: np.ndarray, r
     spreads = amplitudes[rows].astype(np.float64).std(axis=0)
     shares = np.square(spreads) / (total if total > 0 else 1.0)
     error = float(np.sqrt(max(left, 0.0) / (len(conformations) * len(mean))))
-    return Motions(mean.numpy(), axes, spreads, shares, amplitudes, error)
+    unit = len(mean) ** 0.5  # of an amplitude: so far that C-alphas move by 1 Å, r.m.s.
+    return Motions(mean.numpy(), unit * axes, spreads / unit, shares, amplitudes / np.float32(unit), error)
 
 
 def _blocks(images: int, residues: int) -> Iterator[slice]:

@@ -41,7 +41,9 @@ def parse_path(text: str, clusters: Clusters, count: int) -> tuple[int, int]:
     """
     parts = [part.strip().lower() for part in text.split(",")]
     if len(parts) != 2 or not all(_END.fullmatch(part) for part in parts):
-        raise ValueError(f"--path {text!r}: expected two images of the run (from 0) or clusters, as '12,3400' or 'k3,k17'")
+        raise ValueError(
+            f"--path {text!r}: expected two images of the run (from 0) or clusters, as '12,3400' or 'k3,k17'"
+        )
     start, end = (_image(part, text, clusters, count) for part in parts)
     if start == end:
         raise ValueError(f"--path {text!r}: both ends are image {start}; give two different ones")

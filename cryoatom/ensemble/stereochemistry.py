@@ -16,9 +16,10 @@ def measure_geometry(
     template_positions: Float[np.ndarray, "residues 3"],
     chain_position: Int[np.ndarray, " residues"],
     *,
+    rows: Int[np.ndarray, " rows"] | None = None,
     sample: int = SAMPLE,
 ) -> Geometry:
-    """Measure at most `sample` evenly spaced conformations, a block at a time; `rows` says which.
+    """Measure at most `sample` evenly spaced conformations, a block at a time; `rows` of the result says which.
 
     Parameters
     ----------
@@ -26,10 +27,13 @@ def measure_geometry(
         C-alphas, Å; may be mapped into memory.
     template_positions, chain_position
         Of the template, as :func:`~cryoatom.structure.alpha_geometry.chain_geometry`.
+    rows : (rows,), optional
+        Choose from these; from all by default.
     sample : int
     """
-    rows = spaced_rows(len(conformations), sample)
-    return chain_geometry(conformations, template_positions, chain_position, rows=rows)
+    rows = np.arange(len(conformations)) if rows is None else rows
+    chosen = rows[spaced_rows(len(rows), sample)]
+    return chain_geometry(conformations, template_positions, chain_position, rows=chosen)
 
 
 def geometry_of(positions: Float[np.ndarray, "residues 3"], chain_position: Int[np.ndarray, " residues"]) -> Geometry:

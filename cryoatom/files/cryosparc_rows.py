@@ -2,72 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from cryoatom.files.cryosparc import CryosparcParticles, open_cryosparc
+from cryoatom.files.cryosparc import CryosparcParticles
 from cryoatom.files.replacing import replacing
-from cryoatom.files.rows import check_rows
 from cryoatom.geometry import vectors_from_rotations
 from cryoatom.records import Poses
 
 _POSE, _SHIFT, _UNIT = "alignments3D/pose", "alignments3D/shift", "alignments3D/psize_A"
 
 
-def write_cs_rows(source: Path, rows: np.ndarray, target: Path) -> None:
-    """Write some particles of a .cs file, in the order of `rows`.
+def save_cs(parts: Mapping[Path, CryosparcParticles]) -> None:
+    """Write particles as .cs files, all of the files or none, each in the version of the array format it came in.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it cannot be read, or lacks a row.
-    """
-    particles = open_cryosparc(source)
-    check_rows(rows, len(particles), source)
-    save_cs(particles[rows], target)
-
-
-def save_cs(particles: CryosparcParticles, target: Path) -> None:
-    """Write particles as a .cs file, in the version of the array format that they came in.
-
-    Paths in it are kept as they are: cryoSPARC looks them up from its project folder.
-
-    Raises
-    ------
-    ValueError
-        If `target` is the file that they came from.
-    """
-    source = particles.source
-    if target.exists() and target.samefile(source):
-        raise ValueError(f"{target} is the particle file itself: give the subset another name")
-    with source.open("rb") as file:
-        version = np.lib.format.read_magic(file)
-    with replacing(target) as temporary, temporary.open("wb") as file:
-        np.lib.format.write_array(file, particles.records, version=version, allow_pickle=False)
-
-
-def write_cs_uids(source: Path, uids: np.ndarray, target: Path) -> None:
-    """Write the particles of a .cs file that have these uids, in their order: of a job's passthrough file.
+    Paths in them are kept as they are: cryoSPARC looks them up from its project folder.
 
     Parameters
     ----------
-    source : Path
-    uids : (m,) uint64 array
-    target : Path
+    parts : mapping of Path to CryosparcParticles
+        Of each file to write, its particles.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
     ValueError
-        If it cannot be read, or does not have each uid once.
+        If a file to write is one that particles came from.
     """
-    particles = open_cryosparc(source)
-    known = particles.uids
+    for target in parts:
+        if target.exists() and any(target.samefile(particles.source) for particles in parts.values()):
+            raise ValueError(f"{target} is a particle file of the job itself: give the subset another name")
+    with ExitStack() as renamed_together:
+        for target, particles in parts.items():
+            with particles.source.open("rb") as file:
+                version = np.lib.format.read_magic(file)
+            with renamed_together.enter_context(replacing(target)).open("wb") as file:
+                np.lib.format.write_array(file, particles.records, version=version, allow_pickle=False)
+
+
+def with_uids(particles: CryosparcParticles, uids: np.ndarray) -> CryosparcParticles:
+    """Return the particles that have these uids, in their order: those of a job's passthrough file.
+
+    Parameters
+    ----------
+    particles : CryosparcParticles
+    uids : (m,) uint64 array
+
+    Raises
+    ------
+    ValueError
+        If they do not have each uid once.
+    """
+    source, known = particles.source, particles.uids
     if known is None:
         raise ValueError(f"{source} has no uid: its particles cannot be told")
     order = np.argsort(known, kind="stable")
@@ -80,7 +69,7 @@ def write_cs_uids(source: Path, uids: np.ndarray, target: Path) -> None:
             f"{source} has the uid {uids[wrong[0]]} {times} times, expected once, and so for {len(wrong)} of "
             f"{len(uids)} particles: is it of the same job?"
         )
-    save_cs(particles[order[first]], target)
+    return particles[order[first]]
 
 
 def with_poses(particles: CryosparcParticles, poses: Poses) -> CryosparcParticles:

@@ -174,21 +174,21 @@ def fsc(
     return np.arange(shells) / (side * pixel_size), correlation.cpu().numpy()
 
 
-def resolution(frequency: np.ndarray, correlation: np.ndarray, threshold: float = THRESHOLD) -> float:
-    """Return the resolution in Å where an FSC first falls below a threshold, interpolated; Nyquist if it never does."""
-    below = np.flatnonzero(correlation[1:] < threshold) + 1
+def resolution(frequency: np.ndarray, correlation: np.ndarray) -> float:
+    """Return the resolution in Å where an FSC first falls below 0.143, interpolated; Nyquist if it never does."""
+    below = np.flatnonzero(correlation[1:] < THRESHOLD) + 1
     if len(below) == 0:
         return float(1 / frequency[-1])
     last = below[0]
     before = max(last - 1, 1)
     fall = correlation[before] - correlation[last]
-    share = (correlation[before] - threshold) / fall if fall > 0 and last > before else 0.0
+    share = (correlation[before] - THRESHOLD) / fall if fall > 0 and last > before else 0.0
     return float(1 / (frequency[before] + share * (frequency[last] - frequency[before])))
 
 
-def soft_sphere(side: int, radius: float, *, device: torch.device | str = "cpu") -> Float[Tensor, "side side side"]:
+def soft_sphere(side: int, radius: float) -> Float[Tensor, "side side side"]:
     """Return a mask about voxel side // 2: 1 within `radius` voxels, less 15%, and 0 outside; a cosine between."""
-    axis = torch.arange(side, device=device, dtype=torch.float32) - side // 2
+    axis = torch.arange(side, dtype=torch.float32) - side // 2
     distance = (axis.square()[:, None, None] + axis.square()[:, None] + axis.square()).sqrt()
     share = ((distance - (1 - _SOFT) * radius) / (_SOFT * radius)).clamp(0, 1)
     return 0.5 + 0.5 * torch.cos(torch.pi * share)

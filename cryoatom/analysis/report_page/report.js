@@ -67,7 +67,7 @@ function showImage(image) {
   show({
     coordinates: conformationOfImage(data, image), spread: null, name: `row_${row}`, title: `Image, row ${row}`,
     detail: [name, place].filter(Boolean).join(" · "),
-    remarks: [`image in row ${row} (from 0) of the particle file`, name, `exact, not superposed: conformations.npy[${image}]`],
+    remarks: [`image in row ${row} (from 0) of the particle file`, name, `the exact one: image ${image} of the run's conformations`],
   });
   find("values").replaceChildren(
     ...data.colours.flatMap((entry) => [element("dt", {}, entry.name), element("dd", {}, valueOf(entry, image))]),
