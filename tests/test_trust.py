@@ -63,7 +63,7 @@ def everything(**changes: Any) -> dict[str, Any]:
     return {
         "geometry": measure_geometry(ensemble(0.02), TEMPLATE.positions, TEMPLATE.chain_position),
         "controls": controls_of(200, 100),
-        "drift": drift_of(3, 1, 0.3, 0.1, 0.01),
+        "drift": drift_of(3, 1, 0.3, 0.03, 0.01),
         "half_sets": halves_of(0.2),
         **changes,
     }

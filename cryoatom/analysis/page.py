@@ -14,12 +14,16 @@ from cryoatom.analysis.landscape import Landscape, Traversal
 from cryoatom.analysis.mechanics import Mechanics, hinge_residues
 from cryoatom.analysis.report_data import Check, Plot, ReportData
 from cryoatom.analysis.run import Run
+from cryoatom.analysis.trust import HETEROGENEITY
 from cryoatom.ensemble.motions import Motions
 from cryoatom.structure.superpose import kabsch, transform
 from cryoatom.structure.template import Template
 
 _MANY = 0.05  # share of images that is worth a note
 _SHOWN_MOTIONS = 3
+_NO_DIFFERENCE = (
+    "These images do not tell conformations apart: do not interpret the motions, clusters and paths on this page."
+)
 
 
 def report_data(
@@ -89,7 +93,10 @@ def _facts(run: Run, landscape: Landscape, command: str) -> dict[str, str]:
 
 
 def _bad(checks: tuple[Check, ...]) -> tuple[str, ...]:
-    return tuple(f"{check.name}: {check.value}. {check.meaning}" for check in checks if check.verdict == "bad")
+    """Return what is bad, first that nothing which follows means anything."""
+    found = [check for check in checks if check.verdict == "bad"]
+    first = (_NO_DIFFERENCE,) if any(check.name == HETEROGENEITY for check in found) else ()
+    return (*first, *(f"{check.name}: {check.value}. {check.meaning}" for check in found))
 
 
 def _image_notes(run: Run, images: dict[str, np.ndarray]) -> tuple[str, ...]:

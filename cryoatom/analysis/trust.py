@@ -36,6 +36,9 @@ _GOOD, _BAD = 0.25, 2.5  # clashes per 100 residues, and % of bonds or angles: m
 _AT_REST, _MOVING = 0.3, 1.0  # Å over the last quarter of the epochs: a third of a good run's error, or all of it
 _HALVES_AGREE, _HALVES_DIFFER = 0.25, 0.5  # of the spread of the conformations
 _SAME_MOTION, _OTHER_MOTION = 0.95, 0.8  # rank correlation
+HETEROGENEITY = "Heterogeneity"
+_FEWEST_EPOCHS = 5
+_STILL_RISING = 0.02  # part of all that was gained, in the last epoch
 _JUNK, _MUCH_JUNK = 0.05, 0.3  # share of images
 
 
@@ -116,7 +119,7 @@ def _of_controls(controls: Controls) -> Iterator[Check]:
     noise, difference = controls.optimism, 2 * controls.optimism  # its latent may gain so much; two of them may differ
     value, error = controls.difference(OWN, MEAN, held_out=held_out)
     yield Check(
-        "Heterogeneity",
+        HETEROGENEITY,
         f"{_nats(value, error, 'better')} than the mean conformation",
         f"up to {noise:.1f} nats by fitting a latent to noise",
         _clear(value, error, noise),
@@ -216,23 +219,33 @@ def _of_drift(drift: Drift) -> Iterator[Check]:
         "Drift of the structures",
         f"{moved:.2f} Å since epoch {since}",
         pace,
-        _low(moved, _AT_REST, _MOVING) if len(drift.epochs) > 1 and drift.has_end else "",
+        _low(moved, _AT_REST, _MOVING) if len(drift.epochs) >= _FEWEST_EPOCHS and drift.has_end else "",
         ("" if drift.has_end else f"The training has not ended: this is up to epoch {drift.epochs[-1]}. ")
+        + ("" if len(drift.epochs) >= _FEWEST_EPOCHS else "There are too few epochs to judge by. ")
         + "How far the conformations of the same images still moved in the last quarter of the training. If far, train "
         "longer (--num-epochs). At the very end they move little because the learning rates fall.",
     )
     nll = drift.held_out_nll[np.isfinite(drift.held_out_nll)]
     if len(nll) > 1:
-        best = float(nll.min())
-        loss, part = float(nll[-1]) - best, float(nll.max()) - best
-        yield Check(
-            "Held-out likelihood",
-            f"{-nll[-1]:.1f} nats an image",
-            f"{-best:.1f} at its best, {-nll[0]:.1f} at first",
-            "good" if loss <= 0.01 * part else "look" if loss <= 0.1 * part else "bad",
-            "Gain over no particle of images that the decoder was not trained on. If it falls again while that of the "
-            "others rises, the decoder has learned their noise: stop earlier.",
-        )
+        yield _of_held_out(nll)
+
+
+def _of_held_out(nll: np.ndarray) -> Check:
+    """Judge the likelihood of held-out images: it should rise to its best, and have come to rest there."""
+    best = float(nll.min())
+    loss, part = float(nll[-1]) - best, float(nll.max()) - best
+    still = float(nll[-2] - nll[-1])  # gained in the last epoch
+    verdict = "good" if loss <= 0.01 * part else "look" if loss <= 0.1 * part else "bad"
+    if verdict == "good" and still > _STILL_RISING * part:
+        verdict = "look"
+    return Check(
+        "Held-out likelihood",
+        f"{-nll[-1]:.1f} nats an image",
+        f"{-best:.1f} at its best, {-nll[0]:.1f} at first, {still:+.1f} in the last epoch",
+        verdict,
+        "Gain over no particle of images that the decoder was not trained on. If it falls again while that of the "
+        "others rises, the decoder has learned their noise: stop earlier. If it is still rising, train longer.",
+    )
 
 
 def _of_geometry(geometry: Geometry, template: Geometry | None) -> Iterator[Check]:

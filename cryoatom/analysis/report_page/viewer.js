@@ -12,6 +12,7 @@ function hasWebGL() {
 class Viewer {
   constructor(element, data) {
     this.data = data;
+    this.element = element;
     this.parts = stretches(data.template.bonded);
     this.steps = data.residues <= 600 ? 5 : data.residues <= 2000 ? 3 : 1;
     this.shapes = { main: [], grey: [] };
@@ -71,7 +72,8 @@ class Viewer {
   reset() {
     this.isZoomed = true;
     this.viewer.zoomTo({}, 0);
-    this.viewer.zoom(1.3);
+    const { clientWidth, clientHeight } = this.element;
+    this.viewer.zoom(1.25 * Math.min(1, clientWidth / Math.max(clientHeight, 1))); // 3Dmol fits the height alone
     this.viewer.render();
   }
 
