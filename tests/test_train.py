@@ -59,7 +59,7 @@ def files(path) -> set[str]:
 def test_the_run_folder_has_the_documented_files_and_no_other(run):
     numbered = {f"{stem}.{epoch}.{suffix}" for epoch in (1, 2, 3) for stem, suffix in (("weights", "pt"), ("z", "npy"))}
     final = {"config.yaml", "metrics.csv", "template.cif", "graph.npz", "weights.pt", "z.npy", "poses.star"}
-    final |= {"images.csv", "good.npy", "uncertainty.npy", "z_covariance.npy"}
+    final |= {"images.csv", "good.npy", "rows.npy", "uncertainty.npy", "z_covariance.npy"}
     assert files(run.path) == numbered | final | {"conformations.npy", "conformations.dcd", "topology.cif", "pdb"}
     assert files(run.pdb) == {"000001.pdb", "000002.pdb"}
 

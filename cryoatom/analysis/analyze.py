@@ -103,8 +103,6 @@ def _check_settings(run: Run, config: AnalyzeConfig) -> None:
     """Refuse what cannot be done, before any time is spent."""
     if config.half_sets:
         check_half_sets(run)
-    if config.ksample > len(run):
-        raise ValueError(f"--ksample {config.ksample}: there are only {len(run)} images")
     if config.datadir is not None and not config.datadir.is_dir():
         raise FileNotFoundError(f"no folder --datadir {config.datadir}")
     if config.particles is not None and not config.particles.is_file():

@@ -33,7 +33,7 @@ class AnalyzeConfig(Settings):
 
     pc: int = setting(2, "Principal components of latents, and of motion, that are followed.", ge=1, le=16)
     n_per_pc: int = setting(10, "Conformations along each.", ge=2)
-    ksample: int = setting(20, "Clusters of latents (k-means).", ge=2)
+    ksample: int = setting(20, "Clusters of latents (k-means); fewer where there are fewer images.", ge=2, le=200)
     umap: bool = setting(False, "Also embed the latents by UMAP (pip install 'cryoatom[umap]').")
     path: str | None = setting(
         None,

@@ -40,7 +40,7 @@ def train_half_sets(
         if _is_half_of(run, folder):
             _logger.info("%s has ended: it is not trained again", folder.path)
         else:
-            train(config, command=["cryoatom", "analyze", str(run.folder.path), "--half-sets"], stage=stage)
+            train(config, command=["cryoatom", "analyze", str(run.folder.path), "--half-sets"], stage=stage, is_checked=True)
 
 
 def check_half_sets(run: Run) -> None:
@@ -104,7 +104,6 @@ def half_configs(run: Run, *, threads: int | None = None, datadir: Path | None =
         "threads": threads or config.threads,
         "datadir": datadir or config.datadir,
         **{"dcd": False, "pdb": "none", "analysis": False, "uncertainty": False},
-        "force": True,  # the run has been trained: its input was checked, or the checks were overruled
     }
     if config.poses == "esl":  # which has centred the template, and whose images are not moved back by their shifts
         found = {"poses": run.folder.poses, "pose_lr": 0.0, "template": run.folder.template}

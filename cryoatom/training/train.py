@@ -126,7 +126,9 @@ def starting_poses(config: TrainConfig, inputs: Inputs) -> PoseTable:
     return PoseTable(rotations, torch.zeros(count, 2), reach, moved_back)
 
 
-def train(config: TrainConfig, *, command: list[str] | None = None, stage: Stage = silent) -> RunFolder:
+def train(
+    config: TrainConfig, *, command: list[str] | None = None, stage: Stage = silent, is_checked: bool = False
+) -> RunFolder:
     """Fit one conformation per image and write the run folder.
 
     Parameters
@@ -137,6 +139,8 @@ def train(config: TrainConfig, *, command: list[str] | None = None, stage: Stage
         The command line, for config.yaml.
     stage
         Opens progress reports.
+    is_checked
+        Whether template, poses and images are known to belong together, from an earlier run of the same.
 
     Raises
     ------
@@ -151,7 +155,8 @@ def train(config: TrainConfig, *, command: list[str] | None = None, stage: Stage
     identity = run_identity(config, inputs)
     checkpoint = find_checkpoint(config.load, folder, identity)
     if checkpoint is None:
-        check_inputs(config, inputs)
+        if not is_checked:
+            check_inputs(config, inputs)
         check_space(config, inputs)
     with folder.writing():
         if config.load is None:
