@@ -15,6 +15,8 @@ from cryoatom.analysis.analyze_config import AnalyzeConfig
 from cryoatom.analysis.evidence import chosen_images
 from cryoatom.analysis.landscape import survey, traverse
 from cryoatom.analysis.rebuild import clear_outputs
+from cryoatom.analysis.run import load
+from cryoatom.files.star import read_star_particles
 from cryoatom.files.structure import read_models
 from cryoatom.files.trajectory import read_trajectory
 from cryoatom.run_folder import AnalysisFolder
@@ -147,7 +149,7 @@ def test_the_report_has_every_part(analysis):
     page = analysis.report.read_text()
     sent = json.loads(page.split('id="payload">')[1].split("</script>")[0])
     assert sent["images"] == COUNT and len(sent["template"]["name"]) == RESIDUES
-    assert [series["name"] for series in sent["series"]][:4] == ["latent PC 1", "latent PC 2", "motion 1", "motion 2"]
+    assert [series["name"] for series in sent["series"]][:4] == ["motion 1", "motion 2", "path", "clusters"]
     assert {"cluster", "ends (Å)", "gain over no particle (nats)"} <= {colour["name"] for colour in sent["colours"]}
     assert {f"centre of cluster {k}" for k in range(1, 5)} <= {each["note"] for each in sent["pictures"]}
     checks = json.loads((analysis.path / "trust.json").read_text())
@@ -218,3 +220,26 @@ def test_the_package_opens_a_run(run, folder):
         cryoatom.load(folder / "nothing")
     with pytest.raises(FileNotFoundError, match="is no run folder"):
         cryoatom.load(folder)
+
+
+def test_a_run_away_from_its_data_finds_its_images_and_refuses_others(folder, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("particles.star", "particles.mrcs", "template.cif"):
+        (data / name).write_bytes((folder / name).read_bytes())
+    run = train(settings(data, tmp_path / "elsewhere" / "run", num_epochs=1, cache=None))
+    opened = cryoatom.load(run.path)
+    names = read_star_particles(data / "particles.star").image_names
+    np.testing.assert_array_equal(opened.image_names, names)
+    np.testing.assert_array_equal(opened.inputs().particles.image_names, names)
+    (data / "particles.star").rename(data / "moved.star")
+    with pytest.raises(FileNotFoundError, match="--particles"):
+        opened.inputs()
+    moved = load(run.path, particles=data / "moved.star")
+    np.testing.assert_array_equal(moved.inputs().particles.image_names, names)
+    lines = (data / "moved.star").read_text().splitlines(keepends=True)
+    rows = [index for index, line in enumerate(lines) if "@" in line]
+    lines[rows[0]], lines[rows[1]] = lines[rows[1]], lines[rows[0]]
+    (data / "moved.star").write_text("".join(lines))
+    with pytest.raises(ValueError, match="has no longer the images"):
+        load(run.path, particles=data / "moved.star").inputs()

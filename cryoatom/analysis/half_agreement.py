@@ -132,11 +132,10 @@ def _amplitudes(
 ) -> tuple[np.ndarray, float]:
     """Return where some conformations lie along the first motion of these, and their spread; r.m.s. Å."""
     motions = find_motions(conformations, 1, rows=rows)
-    count, residues = len(rows), conformations.shape[1]
     if len(motions) == 0:  # nothing moves
-        return np.zeros(count), 0.0
+        return np.zeros(len(rows)), 0.0
     total = motions.spreads[0] / max(float(motions.shares[0]), 1e-9) ** 0.5
-    return motions.amplitudes[rows, 0] / residues**0.5, float(total / residues**0.5)
+    return motions.amplitudes[rows, 0], float(total)
 
 
 def _blocks(count: int, residues: int) -> list[np.ndarray]:

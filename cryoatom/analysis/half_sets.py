@@ -40,7 +40,12 @@ def train_half_sets(
         if _is_half_of(run, folder):
             _logger.info("%s has ended: it is not trained again", folder.path)
         else:
-            train(config, command=["cryoatom", "analyze", str(run.folder.path), "--half-sets"], stage=stage, is_checked=True)
+            train(
+                config,
+                command=["cryoatom", "analyze", str(run.folder.path), "--half-sets"],
+                stage=stage,
+                is_checked=True,
+            )
 
 
 def check_half_sets(run: Run) -> None:

@@ -147,13 +147,13 @@ def _ends(amplitudes: np.ndarray, rows: np.ndarray) -> tuple[int, int]:
 def traverse(run: Run, landscape: Landscape, config: AnalyzeConfig) -> dict[str, Traversal]:
     """Return the series of conformations by the name of their folder: pc1, motion1, kmeans20, path."""
     found: dict[str, Traversal] = {}
-    for index in range(min(config.pc, len(landscape.components.axes))):
-        found[f"pc{index + 1}"] = _along_component(run, landscape, index, config.n_per_pc)
     for index in range(min(config.pc, len(landscape.motions))):
         found[f"motion{index + 1}"] = _along_motion(run, landscape, index, config.n_per_pc)
     if landscape.path is not None:
         found["path"] = _along_path(run, landscape, landscape.path, config.n_per_pc)
     found[f"kmeans{config.ksample}"] = _of_clusters(run, landscape.clusters)
+    for index in range(min(config.pc, len(landscape.components.axes))):
+        found[f"pc{index + 1}"] = _along_component(run, landscape, index, config.n_per_pc)
     return found
 
 

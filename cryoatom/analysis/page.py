@@ -122,7 +122,7 @@ def _image_notes(run: Run, images: dict[str, np.ndarray]) -> tuple[str, ...]:
 def _maps(landscape: Landscape) -> dict[str, np.ndarray]:
     maps = {}
     if landscape.motions.amplitudes.shape[1] > 1:
-        maps["motions 1 and 2|motion 1 (Å)|motion 2 (Å)"] = landscape.motions.amplitudes[:, :2]
+        maps["motions|motion 1 (Å)|motion 2 (Å)"] = landscape.motions.amplitudes[:, :2]
     if landscape.components.coordinates.shape[1] > 1:
         maps["latents|latent PC 1|latent PC 2"] = landscape.components.coordinates[:, :2]
     if landscape.embedding is not None:

@@ -61,7 +61,7 @@ class Run:
 
     def __repr__(self) -> str:
         state = "" if self.epoch is None else f", epoch {self.epoch}"
-        return f"<run {self.folder.path}{state}: {len(self):,} images, {len(self.template):,} residues>"
+        return f"<cryoatom run {self.folder.path}{state}>"
 
     @cached_property
     def config(self) -> TrainConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from cryoatom.files.rows import check_rows, read_rows
 from cryoatom.run_folder import AnalysisFolder
 
 Criterion = tuple[str, np.ndarray]
+_CLUSTERS = re.compile(r"k?(?P<first>\d{1,6})(?:-k?(?P<last>\d{1,6}))?")
 _logger = logging.getLogger(__name__)
 
 
@@ -156,19 +158,26 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _clusters(text: str, labels: np.ndarray) -> list[int]:
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() for word in words):
-        raise ValueError(f"--cluster {text}: expected numbers of clusters, from 1, between commas, as '3,4'")
-    unknown = [word for word in words if not 1 <= int(word) <= labels.max()]
-    if unknown:
-        raise ValueError(f"--cluster {text}: there is no cluster {unknown[0]}, they are 1 to {labels.max()}")
-    return [int(word) for word in words]
+    """Return the clusters of '3,4', '3-5' or 'k3', as `analyze` writes them."""
+    found: list[int] = []
+    for word in text.split(","):
+        match = _CLUSTERS.fullmatch(word.strip())
+        if match is None:
+            raise ValueError(f"--cluster {text}: expected numbers of clusters, from 1, as '3,4' or '3-5'")
+        first, last = int(match["first"]), int(match["last"] or match["first"])
+        if not 1 <= first <= last <= labels.max():
+            raise ValueError(f"--cluster {text}: there is no cluster {word.strip()}, they are 1 to {labels.max()}")
+        found += range(first, last + 1)
+    return found
 
 
 def _axis(values: np.ndarray, number: str, option: str) -> np.ndarray:
     values = values.reshape(len(values), -1)
     if not number.isdecimal() or not 1 <= int(number) <= values.shape[1]:
-        raise ValueError(f"{option} {number}: expected a number from 1 to {values.shape[1]}, then ':LOW:HIGH'")
+        raise ValueError(
+            f"{option} {number}: expected a number from 1 to {values.shape[1]}, then ':LOW:HIGH' (`analyze --pc N` "
+            "writes more of them)"
+        )
     return values[:, int(number) - 1]
 
 
@@ -181,7 +190,11 @@ def _within(values: np.ndarray, bounds: str, option: str) -> np.ndarray:
         raise ValueError(f"{option}: expected bounds as 'LOW:HIGH', one may be empty, found {bounds!r}") from None
     if low is not None and high is not None and low > high:
         raise ValueError(f"{option}: the lower bound of {bounds!r} is above the upper one")
-    return (values >= (-np.inf if low is None else low)) & (values <= (np.inf if high is None else high))
+    meets = (values >= (-np.inf if low is None else low)) & (values <= (np.inf if high is None else high))
+    if not meets.any() and np.isfinite(values).any():
+        extent = f"{np.nanmin(values):.4g} to {np.nanmax(values):.4g}"
+        raise ValueError(f"{option}: no image lies within {bounds!r}, they run from {extent}")
+    return meets
 
 
 def _values(run: Run, path: Path, options: str = "") -> np.ndarray:
@@ -213,7 +226,5 @@ def _check_there(run: Run, path: Path, options: str) -> None:
 
 def _checked(run: Run, path: Path, values: np.ndarray) -> np.ndarray:
     if len(values) != len(run):
-        raise ValueError(
-            f"{path} is of {len(values)} images, and the run has {len(run)}: do the analysis again, with --overwrite"
-        )
+        raise ValueError(f"{path} is of {len(values)} images, and the run has {len(run)}: do the analysis again")
     return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +20,14 @@ from cryoatom.analysis.volumes import in_box, map_grid, mean_density, reconstruc
 from cryoatom.files.csv_table import write_csv
 from cryoatom.files.density import write_map
 from cryoatom.files.replacing import replacing
+from cryoatom.imaging.grid import CropGrid
 from cryoatom.plotting import BLUE, GREY, ORANGE, STYLE, VERMILION, figure, legend_above, save_png
 from cryoatom.poses.reconstruct import THRESHOLD, Reconstruction, fsc, low_pass, resolution, soft_sphere
 from cryoatom.training.stage import Stage, silent
 from cryoatom.workers import Workers
+
+_FEW = 100  # images of a map
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ def write_volumes(
     images = np.setdiff1d(images, dead_images(run, images))
     if len(images) == 0:
         raise ValueError(f"none of these images could be used in the training, see {run.folder.image_report}")
+    _warn(run, images, config, grid)
     density = mean_density(run, images, grid.side, grid.coarse_pixel, most=config.conformations)
     maps, correlations = {"density": density}, None
     if config.backproject:
@@ -77,6 +83,19 @@ def write_volumes(
         files += _write_correlations(config.outdir, correlations)
     write_rows(config.outdir / "rows.txt", run.rows[images])
     return Volumes((*files, config.outdir / "rows.txt"), images, correlations)
+
+
+def _warn(run: Run, images: np.ndarray, config: VolumeConfig, grid: CropGrid) -> None:
+    """Say what a map will not show."""
+    if config.backproject and len(images) < _FEW:
+        _logger.warning("%d images are few for a map: its half maps, and their FSC, are mostly noise", len(images))
+    if config.box is not None and config.box < grid.side:
+        _logger.warning("--box %d cuts off what holds the particle: %d voxels", config.box, grid.side)
+    if config.resolution is not None and config.resolution < 2 * grid.coarse_pixel:
+        _logger.warning(
+            "--resolution %g is finer than voxels of %.3g Å can hold: they end at %.3g Å",
+            *(config.resolution, grid.coarse_pixel, 2 * grid.coarse_pixel),
+        )
 
 
 def _write_correlations(folder: Path, found: Correlations) -> list[Path]:
