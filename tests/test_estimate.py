@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from fits import settings, write_dataset
+from fits import settings
 
 from cryoatom.cli.main import cli
 from cryoatom.run_folder import RunFolder
@@ -21,13 +21,6 @@ from cryoatom.workers import Workers
 
 COUNT = 41
 Usage = namedtuple("Usage", "total used free")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder, COUNT)
-    return folder
 
 
 @pytest.fixture(scope="module")

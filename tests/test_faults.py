@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fits import settings, trainer_of, write_dataset
+from fits import settings, trainer_of
 
 from cryoatom.cli import main
 from cryoatom.files import lock as lock_module
@@ -33,13 +33,6 @@ from cryoatom.training.images import prepare_images
 from cryoatom.training.train import train
 
 COUNT = 41
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder, COUNT)
-    return folder
 
 
 @pytest.fixture(scope="module")

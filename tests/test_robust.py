@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from fits import settings, trainer_of, write_dataset
+from fits import settings, trainer_of
 
 from cryoatom.training.image_fits import LEAST_WEIGHT, ImageFits
 from cryoatom.training.mixture import Kind, fit_mixture
@@ -93,13 +93,6 @@ def test_too_few_images_or_images_that_fit_no_better_than_controls_tell_nothing(
     power = np.full(500, 200.0)
     low = draw(Kind(0.3, 0.05), power, generator)
     assert fit_mixture(low, power, (draw(WRONG, power, generator), power)) is None
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder, COUNT)
-    return folder
 
 
 def test_the_gradient_is_weighted_image_by_image(folder):

@@ -37,13 +37,6 @@ COUNT = 41
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder, COUNT)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def run(folder):
     """A finished run of three epochs."""
     return train(settings(folder, pdb=2), command=["cryoatom", "train"])

@@ -25,13 +25,6 @@ COUNT = 41
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder, COUNT)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def run(folder):
     return train(settings(folder, zdim=2, num_epochs=6))
 
