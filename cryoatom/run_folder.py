@@ -287,6 +287,11 @@ class AnalysisFolder:
         return self.path / "domains.json"
 
     @property
+    def domain_script(self) -> Path:
+        """ChimeraX script of the domains and the axes that they turn about."""
+        return self.path / "domains.cxc"
+
+    @property
     def fluctuation(self) -> Path:
         """The most central conformation with fluctuations, Å, in the B column."""
         return self.path / "fluctuation.cif"

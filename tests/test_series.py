@@ -9,7 +9,7 @@ import pytest
 from molecules import helix, join
 
 from cryoatom.analysis.series import displacements, write_series
-from cryoatom.files.chimerax import quoted, series_script
+from cryoatom.files.chimerax import domain_script, quoted, series_script
 from cryoatom.files.structure import read_atoms, read_models
 from cryoatom.files.trajectory import read_trajectory
 from cryoatom.structure.template import Template, template_from_atoms
@@ -97,3 +97,17 @@ def test_one_frame_is_shown_and_not_played():
 @pytest.mark.parametrize(("name", "word"), [("a b.pdb", '"a b.pdb"'), ('a"b', '"a\\"b"'), ("a\\b", '"a\\\\b"')])
 def test_names_are_one_word_of_a_command(name, word):
     assert quoted(name) == word
+
+
+def test_domains_are_coloured_stretch_by_stretch_and_their_axes_drawn():
+    axis = np.array([1.0, 2, 3]), np.array([-4.0, 5.5, 6])
+    lines = domain_script(
+        "motion1/topology.cif", [["A:1-29", "B:3"], ["A:30-67"]], [axis], ("#111111", "#222222")
+    ).splitlines()
+    assert 'open "motion1/topology.cif"' in lines
+    first, second, third = (line for line in lines if line.startswith("color #1/"))
+    assert first.startswith("color #1/A:1-29 #") and second.split()[2] == first.split()[2] != third.split()[2]
+    assert (
+        lines[-1]
+        == f"shape cylinder radius 0.4 fromPoint 1.00,2.00,3.00 toPoint -4.00,5.50,6.00 color {third.split()[2]}"
+    )

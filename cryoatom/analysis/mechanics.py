@@ -9,15 +9,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cryoatom.analysis.analyze_config import AnalyzeConfig
-from cryoatom.analysis.domain_words import domain_summary, domains_in_words
+from cryoatom.analysis.domain_words import domain_parts, domain_summary, domains_in_words
 from cryoatom.analysis.landscape import Landscape, Traversal
 from cryoatom.analysis.report_data import Plot
 from cryoatom.analysis.run import Run
 from cryoatom.ensemble.collective import CollectiveVariable, evaluate, parse_variables
-from cryoatom.ensemble.domain_plots import plot_collective, plot_domains, plot_fluctuation
+from cryoatom.ensemble.domain_plots import PALETTE, plot_collective, plot_domains, plot_fluctuation
 from cryoatom.ensemble.domains import Domains, distance_fluctuations, find_domains
 from cryoatom.ensemble.fluctuation import fluctuations
 from cryoatom.ensemble.sampling import drawn_sample
+from cryoatom.files.chimerax import domain_script
 from cryoatom.files.csv_table import write_csv
 from cryoatom.files.replacing import replacing
 from cryoatom.files.structure import write_atoms
@@ -26,6 +27,7 @@ from cryoatom.training.outputs import alpha_atoms
 
 _SAMPLE = 2000
 _MATRIX_IMAGES = 300
+_AXIS = 25.0  # Å, half the length of an axis that is drawn
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def _mean_uncertainty(run: Run, rows: np.ndarray) -> np.ndarray | None:
 
 
 def write_mechanics(folder: AnalysisFolder, run: Run, mechanics: Mechanics) -> None:
-    """Write residues.csv, domains.json, fluctuation.cif and collective.csv."""
+    """Write residues.csv, domains.json, domains.cxc, fluctuation.cif and collective.csv."""
     template, domains = run.template, mechanics.domains
     columns: dict[str, np.ndarray | None] = {
         "chain": template.chain_ids,
@@ -111,6 +113,12 @@ def write_mechanics(folder: AnalysisFolder, run: Run, mechanics: Mechanics) -> N
         b_factors=mechanics.fluctuation,
     )
     write_atoms(folder.fluctuation, central)
+    if len(domains) > 1:
+        axes = [(motion.point - _AXIS * motion.axis, motion.point + _AXIS * motion.axis) for motion in domains.motions]
+        first = folder.series("motion1") / "topology.cif"  # the frame of the axes
+        script = domain_script(str(first.relative_to(folder.path)), domain_parts(domains, template), axes, PALETTE)
+        with replacing(folder.domain_script) as temporary:
+            temporary.write_text(script, encoding="utf-8")
     if mechanics.variables:
         values = {variable.name: values for variable, values in mechanics.variables}
         write_csv(folder.collective, {"image": np.arange(len(run)), **values})

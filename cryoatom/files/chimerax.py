@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 _PALETTE = "lightgray:orange:firebrick"  # told apart by all common kinds of colour vision, and when printed in grey
 _TUBE = 0.9  # Å
 _IMAGES_A_FRAME = 6
@@ -49,4 +53,35 @@ def series_script(structure: str, frames: int, *, label: str, highest: float) ->
         f"2dlabels text {quoted(label)} xpos 0.05 ypos 0.05 size 18 color black",
         f"color bfactor #1 {scale} key true",
     ]
+    return "\n".join(lines) + "\n"
+
+
+def domain_script(
+    structure: str,
+    domains: list[list[str]],
+    axes: list[tuple[np.ndarray, np.ndarray]],
+    colours: Sequence[str],
+) -> str:
+    """Return a script that opens a structure, colours its rigid domains, and draws the axes that they turn about.
+
+    Parameters
+    ----------
+    structure : str
+        The .pdb or .cif file, relative to the script.
+    domains : list of list of str
+        The stretches of each domain, as 'A:1-30'.
+    axes : list of two (3,) arrays
+        Both ends of each axis, Å, in the frame of the structure: of the second domain, the third, ...
+    colours : sequence of str
+        Of the domains, as #0072B2.
+    """
+    lines = ["close session", f"open {quoted(structure)}", "hide #1 atoms", "show #1 cartoons", "color #1 lightgray"]
+    for number, parts in enumerate(domains):
+        colour = colours[number % len(colours)]
+        lines += [f"color #1/{part} {colour}" for part in parts]
+    lines += ["view #1", "set bgColor white", "lighting soft", "graphics silhouettes true"]
+    for number, ends in enumerate(axes, start=1):
+        first, last = (",".join(f"{value:.2f}" for value in end) for end in ends)
+        colour = colours[number % len(colours)]
+        lines.append(f"shape cylinder radius 0.4 fromPoint {first} toPoint {last} color {colour}")
     return "\n".join(lines) + "\n"
