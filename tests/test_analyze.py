@@ -3,7 +3,7 @@
 import csv
 import json
 from pathlib import Path
-from shutil import copytree
+from shutil import copytree, rmtree
 
 import numpy as np
 import pytest
@@ -243,3 +243,29 @@ def test_a_run_away_from_its_data_finds_its_images_and_refuses_others(folder, tm
     (data / "moved.star").write_text("".join(lines))
     with pytest.raises(ValueError, match="has no longer the images"):
         load(run.path, particles=data / "moved.star").inputs()
+
+
+def test_a_run_that_was_killed_can_be_analysed_by_epoch(folder, tmp_path):
+    run = train(settings(folder, tmp_path / "run", num_epochs=2, uncertainty=False))
+    for path in run.outputs():
+        if path.name not in {"weights.1.pt", "z.1.npy", "rows.npy", "metrics.csv", "matched"}:
+            rmtree(path) if path.is_dir() else path.unlink()
+    analysis = analyze(quick(run, epoch=1, controls=False, pictures=0))
+    assert analysis.report.is_file() and "trust:" in analysis.summary.read_text()
+
+
+def test_an_error_leaves_the_earlier_analysis_and_foreign_folders_alone(run, analysis, tmp_path, monkeypatch):
+    before = files_of(analysis.path)
+    monkeypatch.setattr("cryoatom.analysis.analyze.write_report", lambda path, data: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        analyze(quick(run, ksample=3))
+    assert files_of(analysis.path) == before
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    for name in ("state.txt", "report.html"):
+        (foreign / name).write_text("mine")
+    with pytest.raises(ValueError, match="holds no analysis"):
+        analyze(quick(run, outdir=foreign))
+    with pytest.raises(ValueError, match="is a file"):
+        analyze(quick(run, outdir=foreign / "report.html"))
+    assert (foreign / "report.html").read_text() == "mine"

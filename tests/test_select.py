@@ -185,7 +185,7 @@ def test_an_analysis_that_is_stale_or_cut_short_is_refused(tmp_path, asked):
     run = make_run(tmp_path)
     assert chosen(run, **asked)
     np.save(run.folder.latents(), np.ones((IMAGES, 2), np.float32))
-    with pytest.raises(ValueError, match="analysis of an earlier state of the run"):
+    with pytest.raises(ValueError, match="analysis of another state, or epoch, of the run"):
         chosen(load(run.folder.path), **asked)
     run.folder.analysis().state.unlink()
     with pytest.raises(FileNotFoundError, match="no finished analysis: run `cryoatom analyze"):
@@ -227,7 +227,7 @@ def test_the_analysis_of_an_epoch_is_that_of_its_latents(tmp_path):
         chosen(epoch, epoch=2, cluster="1")
     write_analysis(epoch, run.folder.analysis(2))
     assert chosen(epoch, epoch=2, cluster="1") == [0, 3, 6]
-    with pytest.raises(ValueError, match="analysis of an earlier state"):
+    with pytest.raises(ValueError, match="analysis of another state"):
         chosen(run, cluster="1", analysis=run.folder.analysis(2).path)
 
 

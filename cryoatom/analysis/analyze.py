@@ -61,6 +61,7 @@ def analyze(config: AnalyzeConfig, *, command: list[str] | None = None, stage: S
     _check_settings(run, config)
     torch.set_num_threads(available_cores(config.threads))
     with stage(_STEPS, TITLE) as advance:
+        digest = latents_digest(run)
         landscape = survey(run, config)
         advance(1, "")
         series = traverse(run, landscape, config)
@@ -92,7 +93,7 @@ def analyze(config: AnalyzeConfig, *, command: list[str] | None = None, stage: S
             write_report(new.report, data)
             lines = headline(run, landscape, series, mechanics, checks)
             new.summary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-            new.state.write_text(latents_digest(run) + "\n", encoding="utf-8")
+            new.state.write_text(digest + "\n", encoding="utf-8")
         for line in lines:
             _logger.info("%s", line)
         advance(_STEPS, "")
@@ -122,9 +123,7 @@ def _judge(folder: AnalysisFolder, run: Run, evidence: Evidence) -> tuple[Check,
         "drift": evidence.drift,
         "half_sets": evidence.half_sets,
     }
-    judged = run.epoch is None and run.folder.image_report.is_file()  # an epoch has no table of its own
-    images = run.images if judged else None
-    checks = trust_checks(**measured, template_geometry=evidence.template_geometry, images=images)
+    checks = trust_checks(**measured, template_geometry=evidence.template_geometry, images=run.own_images or None)
     write_trust(folder.path, checks, **measured)
     return checks
 

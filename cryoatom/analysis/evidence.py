@@ -92,11 +92,14 @@ def _compare_images(
         except (OSError, ValueError) as error:  # they may have moved, or the run folder may be read-only
             _logger.warning("no controls and no pictures, as the images cannot be read again: %s", error)
             return None, (), (f"The images could not be read again, so they were compared with nothing: {error}",)
+        if trainer.objective.without_poses is not None:
+            note = "With `--pose-loss expected` images have no poses of their own: no controls, pictures, uncertainty."
+            return None, (), (note,)
         return _measure(trainer, run, landscape, config), _draw(trainer, run, landscape, config), ()
 
 
 def _measure(trainer: Trainer, run: Run, landscape: Landscape, config: AnalyzeConfig) -> Controls | None:
-    if not config.controls or trainer.objective.without_poses is not None:
+    if not config.controls:
         return None
     alive = landscape.rows[~trainer.data.is_dead[landscape.rows]]
     if len(alive) < 2:
@@ -106,7 +109,7 @@ def _measure(trainer: Trainer, run: Run, landscape: Landscape, config: AnalyzeCo
 
 
 def _draw(trainer: Trainer, run: Run, landscape: Landscape, config: AnalyzeConfig) -> tuple[Picture, ...]:
-    if not config.pictures or trainer.objective.without_poses is not None:
+    if not config.pictures:
         return ()
     rows, notes = chosen_images(run, landscape, config.pictures)
     return draw_pictures(trainer, rows, notes)

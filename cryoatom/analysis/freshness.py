@@ -27,4 +27,4 @@ def check_fresh(run: Run, folder: AnalysisFolder) -> None:
     if not folder.state.is_file():
         raise FileNotFoundError(f"{folder.path} holds no finished analysis: {again}")
     if folder.state.read_text(encoding="utf-8").strip() != latents_digest(run):
-        raise ValueError(f"{folder.path} is the analysis of an earlier state of the run: {again} again")
+        raise ValueError(f"{folder.path} is the analysis of another state, or epoch, of the run: {again} again")

@@ -20,10 +20,14 @@ def headline(
 ) -> list[str]:
     """Return the findings that a user would look for first, one a line."""
     lines = [_trust(checks), *_motion(run, landscape, series), *_domains(run, mechanics)]
-    images = run.images if run.epoch is None else {}
+    images = run.own_images
     if "sd" in images:
         typical = float(np.median(images["sd"][landscape.rows]))
-        lines.append(f"uncertainty: {typical:.2f} Å for a typical image (r.m.s. over residues; its own noise alone)")
+        silent = int(images["is_uninformative"].sum())
+        lines.append(
+            f"uncertainty: {typical:.2f} Å for a typical image (r.m.s. over residues; its own noise alone)"
+            + (f"; {silent:,} of {len(run):,} images tell next to nothing" if silent else "")
+        )
     for variable, values in mechanics.variables:
         low, middle, high = np.quantile(values[landscape.rows], [0.05, 0.5, 0.95])
         lines.append(f"{variable.name}: {middle:.1f} {variable.unit}; 90% of the images from {low:.1f} to {high:.1f}")
@@ -31,11 +35,13 @@ def headline(
 
 
 def _trust(checks: tuple[Check, ...]) -> str:
-    by_verdict = {verdict: [c.name for c in checks if c.verdict == verdict] for verdict in ("good", "look", "bad")}
-    counts = [f"{len(by_verdict['good'])} good"]
-    counts += [
-        f"{len(names)} {word} ({', '.join(names)})" for word, names in by_verdict.items() if names and word != "good"
+    by_verdict = {verdict: [c.name for c in checks if c.verdict == verdict] for verdict in ("bad", "look", "good")}
+    counts = [
+        f"{len(names)} {word} ({'; '.join(names)})"
+        for word, names in (("bad", by_verdict["bad"]), ("to look at", by_verdict["look"]))
+        if names
     ]
+    counts.append(f"{len(by_verdict['good'])} good")
     return f"trust: {', '.join(counts)}"
 
 

@@ -188,7 +188,7 @@ def _along_path(run: Run, landscape: Landscape, path: MotionPath, count: int) ->
 def _of_clusters(run: Run, clusters: Clusters) -> Traversal:
     images = clusters.center_rows
     notes = tuple(
-        f"cluster {label}: {size:,} images, image {image}"
+        f"cluster {label}: {size:,} images; row {run.rows[image]}"
         for label, (size, image) in enumerate(zip(clusters.sizes.tolist(), images.tolist(), strict=True), start=1)
     )
     positions = np.array([run.conformations[image] for image in images.tolist()])

@@ -18,6 +18,7 @@ from cryoatom.analysis.trust import HETEROGENEITY
 from cryoatom.ensemble.motions import Motions
 from cryoatom.structure.superpose import kabsch, transform
 from cryoatom.structure.template import Template
+from cryoatom.training.checkpoint import read_checkpoint
 
 _MANY = 0.05  # share of images that is worth a note
 _SHOWN_MOTIONS = 3
@@ -38,7 +39,7 @@ def report_data(
     command: str,
 ) -> ReportData:
     """Put everything together that the report page shows."""
-    images = _images(run)
+    images = run.own_images
     return ReportData(
         title=run.folder.path.resolve().name + ("" if run.epoch is None else f", epoch {run.epoch}"),
         facts=_facts(run, landscape, command),
@@ -65,11 +66,6 @@ def on_template(motions: Motions, template: Template) -> Motions:
     return replace(motions, mean=transform(mean, rotation, translation).numpy(), axes=motions.axes @ rotation.numpy().T)
 
 
-def _images(run: Run) -> dict[str, np.ndarray]:
-    """Return what images.csv tells of this state of the run: nothing of an epoch, as it is of the final state."""
-    return run.images if run.epoch is None and run.folder.image_report.is_file() else {}
-
-
 def _facts(run: Run, landscape: Landscape, command: str) -> dict[str, str]:
     config = run.config
     left_out = len(run) - len(landscape.rows)
@@ -77,7 +73,7 @@ def _facts(run: Run, landscape: Landscape, command: str) -> dict[str, str]:
     return {
         "images": f"{len(run):,}" + (f" ({left_out:,} left out{when}: junk, or unusable)" if left_out else ""),
         "residues": f"{len(run.template):,}",
-        "epochs": str(run.epoch or config.num_epochs),
+        "epochs": str(run.epoch or _epochs(run)),
         "time": datetime.now().isoformat(sep=" ", timespec="minutes"),
         "run": str(run.folder.path.resolve()),
         "particles": str(config.particles),
@@ -90,6 +86,11 @@ def _facts(run: Run, landscape: Landscape, command: str) -> dict[str, str]:
         "trained by": " ".join(run.command),
         "cryoatom": __version__,
     }
+
+
+def _epochs(run: Run) -> int:
+    """Return how many there were: fewer than were allowed where held-out images gained nothing more."""
+    return len(read_checkpoint(run.folder.weights())["history"])
 
 
 def _bad(checks: tuple[Check, ...]) -> tuple[str, ...]:

@@ -114,6 +114,11 @@ class Run:
         """(images,) int64: the row of the particle file that each image is; 0, 1, ... but for `train --ind`."""
         return read_npy(self.folder.rows)
 
+    @property
+    def own_images(self) -> dict[str, np.ndarray]:
+        """The columns of images.csv, if they are of this state of the run: nothing of an epoch, or before the end."""
+        return self.images if self.epoch is None and self.folder.image_report.is_file() else {}
+
     @cached_property
     def good_rows(self) -> np.ndarray:
         """Images of the run that are neither junk nor dead; all of them where none is good, or none was judged yet."""
@@ -133,10 +138,12 @@ class Run:
     def _star(self) -> StarParticles:
         return open_star(self.folder.poses)
 
-    @property
+    @cached_property
     def image_names(self) -> np.ndarray:
         """(images,) str, as in the particle file."""
-        return self.images["name"]
+        if self.folder.image_report.is_file():
+            return self.images["name"]
+        return self.inputs().particles.image_names  # the run has not ended
 
     @cached_property
     def images(self) -> dict[str, np.ndarray]:

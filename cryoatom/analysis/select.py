@@ -210,7 +210,7 @@ def _column(run: Run, path: Path, name: str, options: str = "") -> np.ndarray:
         rows = csv.reader(file)
         names = next(rows, [])
         if name not in names:
-            hint = "; was the run trained with --no-uncertainty?" if name == "sd" else ""
+            hint = "; was the run trained with --no-uncertainty, or --pose-loss expected?" if name == "sd" else ""
             raise ValueError(f"{path} has no column {name!r}, only {', '.join(names)}{hint}")
         place = names.index(name)
         return _checked(run, path, np.array([float(row[place] or "nan") for row in rows]))

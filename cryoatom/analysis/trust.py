@@ -183,7 +183,7 @@ def _of_half_sets(half_sets: HalfSets) -> Iterator[Check]:
     beside = "" if unseen is None else f" ({unseen:.2f} Å for images that neither was trained on)"
     reference, scale = f"{half_sets.spread:.2f} Å, the spread of the conformations", max(half_sets.spread, 1e-9)
     yield Check(
-        "Half sets, same image",
+        "Half sets: same image",
         f"{half_sets.mean:.2f} Å{beside}",
         reference,
         _low(half_sets.mean / scale, _HALVES_AGREE, _HALVES_DIFFER),
@@ -191,7 +191,7 @@ def _of_half_sets(half_sets: HalfSets) -> Iterator[Check]:
         f"image; over √2, how far one is off by the images that it happened to learn from. {blind}.",
     )
     yield Check(
-        "Half sets, same path",
+        "Half sets: same path",
         f"{half_sets.along_path:.2f} Å",
         reference,
         _low(half_sets.along_path / scale, _HALVES_AGREE, _HALVES_DIFFER),
@@ -201,7 +201,7 @@ def _of_half_sets(half_sets: HalfSets) -> Iterator[Check]:
     correlation = half_sets.motion_correlation
     if correlation is not None:
         yield Check(
-            "Half sets, order of images",
+            "Half sets: order of images",
             f"{correlation:.3f}",
             "1 if alike, 0 by chance",
             "good" if correlation >= _SAME_MOTION else "look" if correlation >= _OTHER_MOTION else "bad",

@@ -62,7 +62,7 @@ def trust_plots(
         plots.append(Plot(_SECTION, "Half sets", caption, plot_half_sets(half_sets), "half_sets.png"))
         caption = "Where in the molecule the two halves differ: an estimate of the error of one of them, from below."
         drawn = plot_half_set_residues(half_sets, template)
-        plots.append(Plot(_SECTION, "Half sets, by residue", caption, drawn, "half_set_residues.png"))
+        plots.append(Plot(_SECTION, "Half sets: by residue", caption, drawn, "half_set_residues.png"))
     if geometry is not None:
         caption = "Is each conformation one that a chain of C-alphas can have? Dashed: the template."
         drawn = plot_geometry(geometry, template_geometry)

@@ -23,7 +23,7 @@ def select(config: SelectConfig) -> None:
     Examples:
         cryoatom select run --cluster 3,4 -o open.star
         cryoatom select run --pc 1:-0.5:2 --fits 0.5 -o rows.txt
-        cryoatom select run --motion 1::-10 --uncertainty 1.5 --random 5000 -o closed.star
+        cryoatom select run --motion 1::-2 --uncertainty 0.5 --random 5000 -o closed.star
         cryoatom select run --cv lid:100:120 -o lid.cs --also P1/J7/J7_passthrough_particles.cs
         cryoatom select run --ind rows_1200.txt -o lasso.star
         cryoatom select run --fits 0.05 --with-poses -o posed.star

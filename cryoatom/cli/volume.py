@@ -21,7 +21,7 @@ def volume(config: VolumeConfig) -> None:
     \b
     Examples:
         cryoatom volume run --cluster 3 -o cluster3
-        cryoatom volume run --motion 1:-30:-20 -o closed --backproject --resolution 6
+        cryoatom volume run --motion 1:-3:-2 -o closed --backproject --resolution 6
         cryoatom volume run --ind rows.txt -o state --backproject --pixel 1 --box 256 --origin zero
     """
     from rich.console import Console

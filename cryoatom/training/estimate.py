@@ -32,7 +32,7 @@ from cryoatom.training.search_plan import search_plan
 from cryoatom.training.stage import silent
 from cryoatom.training.train import build_trainer
 from cryoatom.training.trainer import Trainer
-from cryoatom.training.uncertainty import are_poses_uncertain, image_posterior, is_uncertainty_measured
+from cryoatom.training.uncertainty import are_poses_uncertain, image_posterior, is_uncertainty_measured, latent_prior
 from cryoatom.workers import Workers
 
 _MEASURED = 256  # images that are prepared and trained on
@@ -167,7 +167,7 @@ def _uncertainty(config: TrainConfig, trainer: Trainer, rows: np.ndarray) -> flo
     """Return the time of one image's uncertainty."""
     if not is_uncertainty_measured(config):
         return 0.0
-    prior, fits = torch.eye(config.zdim, dtype=torch.float64), torch.ones(len(rows))
+    prior, fits = latent_prior(trainer.latents.values, torch.ones(len(rows))), torch.ones(len(rows))
 
     def measure(some: np.ndarray) -> object:
         posterior = functools.partial(

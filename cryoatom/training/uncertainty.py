@@ -5,13 +5,16 @@ Near its optimum the likelihood (M) of an image is a Gaussian of the latent z wi
     F = Jᵀ κ J,    J = ∂v/∂z    (v the projection, κ the kernel of the matched form; F is the Fisher information),
 
 and the run's own latents are the prior, a Gaussian of covariance Σ (empirical Bayes). With probability p the image fits
-and its latent is known to (F + Σ⁻¹)⁻¹; otherwise it is known as that of any image of the ensemble:
+and its latent is known to (F + Σ⁻¹)⁻¹; otherwise it may be that of any image of the ensemble, whose mean is μ. About
+the latent z that the image has,
 
-    C = p (F + Σ⁻¹)⁻¹ + (1 - p) Σ.
+    C = p (F + Σ⁻¹)⁻¹ + (1 - p) (Σ + (z - μ)(z - μ)ᵀ).
 
 Poses that were estimated, and the scale of each image where it was profiled, are marginalised: F is then the Schur
-complement of the joint precision, and that of a profiled image is taken at its own scale. The variance of residue r is
-tr(D_r C D_rᵀ) with D = ∂x/∂z, rigid motions of the whole conformation taken out.
+complement of the joint precision, and that of a profiled image is taken at its own scale. The columns l of a square
+root of C are steps of one standard deviation. They are pushed through the decoder as they are, x(z + l) - x(z), not by
+a derivative, which says nothing of steps so large; their rigid motions are taken out, and the sum of their squares is
+the variance of a residue.
 
 This is what the image's own noise leaves open. What all images have in common, errors of template, beads, decoder and
 regularisers, is no part of it (docs/benchmarks.md has both beside the truth).
@@ -49,25 +52,33 @@ class ImageUncertainty:
     ----------
     sd : (images,) float64
         Root mean square over residues of their standard deviations, Å.
-    ensemble_sd : (images,) float64
-        What it would be if the image told nothing, Å.
+    left : (images,) float64
+        Part of the latent's standard deviation in the ensemble that the image leaves, √(tr(C Σ⁻¹) / latent dimension).
     information : (images,) float64
-        What the image tells of its latent, ½ ln det(1 + Σ F), nats.
+        What the image tells of its latent, ½ ln(det Σ / det C), nats.
     angle_deg, shift : (images,) float64 or None
         Standard deviations of estimated poses: of the rotation (root of the summed variance about the three axes) and
         of the shift in the image plane, Å.
     """
 
     sd: np.ndarray
-    ensemble_sd: np.ndarray
+    left: np.ndarray
     information: np.ndarray
     angle_deg: np.ndarray | None = None
     shift: np.ndarray | None = None
 
     @property
     def is_uninformative(self) -> np.ndarray:
-        """(images,) bool: whether the image narrows its conformation down by less than a tenth."""
-        return self.sd > _TELLS_NOTHING * self.ensemble_sd
+        """(images,) bool: whether the image narrows its latent down by less than a tenth."""
+        return self.left > _TELLS_NOTHING
+
+
+@dataclass(frozen=True)
+class LatentPrior:
+    """What is known of a latent before its image is seen: the ensemble's mean μ and covariance Σ, float64."""
+
+    mean: Tensor
+    covariance: Tensor
 
 
 @dataclass(frozen=True)
@@ -80,15 +91,14 @@ class Posterior:
         Å.
     covariance : (batch, latent, latent)
         C.
-    ensemble_variance, information : (batch,)
-        Mean over residues, Å²; nats.
+    left, information : (batch,)
     pose_covariance : (batch, 5, 5) or None
         Of the tangents (rotation vector, shift / reach).
     """
 
     residue_sd: Tensor
     covariance: Tensor
-    ensemble_variance: Tensor
+    left: Tensor
     information: Tensor
     pose_covariance: Tensor | None
 
@@ -103,13 +113,14 @@ def are_poses_uncertain(config: TrainConfig) -> bool:
     return config.poses == "esl" or bool(config.pose_lr)
 
 
-def latent_covariance(latents: Float[Tensor, "images latent"], weights: Float[Tensor, " images"]) -> Tensor:
-    """Return Σ, the weighted covariance of the latents, made invertible; float64."""
+def latent_prior(latents: Float[Tensor, "images latent"], weights: Float[Tensor, " images"]) -> LatentPrior:
+    """Return the weighted mean and covariance of latents; the latter made invertible."""
     latents, weights = latents.double(), weights.double()
-    centered = latents - (weights @ latents) / weights.sum()
+    mean = (weights @ latents) / weights.sum()
+    centered = latents - mean
     covariance = centered.mT @ (weights[:, None] * centered) / weights.sum()
     ridge = _RIDGE * covariance.diagonal().mean().clamp_min(_RIDGE)
-    return covariance + ridge * torch.eye(len(covariance), dtype=torch.float64)
+    return LatentPrior(mean, covariance + ridge * torch.eye(len(covariance), dtype=torch.float64))
 
 
 def measure_uncertainty(
@@ -138,10 +149,10 @@ def measure_uncertainty(
     count = len(trainer.data)
     everything = torch.arange(count)
     probability = torch.from_numpy(np.asarray(fits, dtype=np.float64))
-    prior = latent_covariance(trainer.latents.read(everything), probability.clamp_min(1e-9))
+    prior = latent_prior(trainer.latents.read(everything), probability.clamp_min(1e-9))
     columns: list[list[Tensor]] = [[] for _ in range(4)]
     starts = range(0, count, trainer.chunk)
-    done, latent = 0, prior.shape[0]
+    done, latent = 0, len(prior.mean)
     with (
         npy_writer(folder.uncertainty, (count, len(trainer.model.template_positions)), np.float16) as write,
         npy_writer(folder.latent_covariance, (count, latent, latent)) as write_covariance,
@@ -159,19 +170,19 @@ def measure_uncertainty(
             write(part.residue_sd.numpy())
             write_covariance(part.covariance.numpy())
             columns[0].append(part.residue_sd.square().mean(dim=1).sqrt())
-            columns[1].append(part.ensemble_variance.sqrt())
+            columns[1].append(part.left)
             columns[2].append(part.information)
             if part.pose_covariance is not None:
                 columns[3].append(part.pose_covariance.diagonal(dim1=1, dim2=2))
             done += len(part.residue_sd)
             progress(done)
-    sd, ensemble_sd, information = (torch.cat(column).double().numpy() for column in columns[:3])
+    sd, left, information = (torch.cat(column).double().numpy() for column in columns[:3])
     if not columns[3]:
-        return ImageUncertainty(sd, ensemble_sd, information)
+        return ImageUncertainty(sd, left, information)
     variances = torch.cat(columns[3]).double()
     angle = torch.rad2deg(variances[:, :3].sum(dim=1).sqrt()).numpy()
     shift = trainer.poses.reach * variances[:, 3:].mean(dim=1).sqrt().numpy()
-    return ImageUncertainty(sd, ensemble_sd, information, angle, shift)
+    return ImageUncertainty(sd, left, information, angle, shift)
 
 
 @torch.no_grad()
@@ -179,7 +190,7 @@ def image_posterior(
     trainer: Trainer,
     rows: np.ndarray,
     *,
-    prior: Float[Tensor, "latent latent"],
+    prior: LatentPrior,
     fits: Float[Tensor, " images"],
     marginal_poses: bool,
 ) -> Posterior:
@@ -190,7 +201,7 @@ def image_posterior(
     trainer, rows
         A fit, and which of its images.
     prior
-        Σ, float64.
+        μ and Σ.
     fits
         p of all images.
     marginal_poses
@@ -198,27 +209,45 @@ def image_posterior(
     """
     batch = trainer.batch(rows)
     latents = trainer.latents.read(torch.from_numpy(rows)).to(trainer.device)
-    steps = _STEP * prior.diagonal().sqrt().float().to(trainer.device)
-    displacements, views = _latent_derivatives(trainer, latents, steps, batch)
-    nuisance = _nuisance(trainer, latents, batch, marginal_poses=marginal_poses)
-    information = fisher_information(torch.cat([views, nuisance], dim=1), batch.kernels).double().cpu()
+    steps = _STEP * prior.covariance.diagonal().sqrt().float().to(trainer.device)
+    views = torch.cat(
+        [_latent_derivatives(trainer, latents, steps, batch), _nuisance(trainer, latents, batch, marginal_poses)], dim=1
+    )
+    information = fisher_information(views, batch.kernels).double().cpu()
     if trainer.objective.nll_is_profiled:
         information = _own_scale(trainer, rows).square()[:, None, None] * information
-    own, latent = prior.shape[0], prior.to(information)
+    own, unknown = len(prior.mean), torch.linalg.inv(prior.covariance)
     precision = information.clone()
-    precision[:, :own, :own] += torch.linalg.inv(latent)
+    precision[:, :own, :own] += unknown
     precision[:, own:, own:] += torch.eye(precision.shape[1] - own, dtype=precision.dtype) / _POSE_PRIOR**2
     joint = torch.linalg.inv(precision)
-    fitting = fits[rows].to(joint)[:, None, None]
-    covariance = fitting * joint[:, :own, :own] + (1 - fitting) * latent
-    internal = _internal(displacements, trainer.model.decode(latents)).double().cpu()
-    variances, unknown = (
-        torch.einsum("nkrc,nkl,nlrc->nr", internal, each.expand_as(covariance), internal)
-        for each in (covariance, latent)
+    fitting, away = fits[rows].to(joint)[:, None, None], latents.cpu().double() - prior.mean
+    anywhere = prior.covariance + away[:, :, None] * away[:, None]
+    covariance = fitting * joint[:, :own, :own] + (1 - fitting) * anywhere
+    known = fitting * joint[:, :own, :own] + (1 - fitting) * prior.covariance  # whatever the latent is
+    return Posterior(
+        residue_sd=_residue_deviation(trainer, latents, covariance, away),
+        covariance=covariance.float(),
+        left=((known @ unknown).diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(0).sqrt()).float(),
+        information=(0.5 * (torch.logdet(prior.covariance) - torch.logdet(known))).float(),
+        pose_covariance=_pose_covariance(joint, own, fitting).float() if marginal_poses else None,
     )
-    tells = 0.5 * (torch.logdet(latent) - torch.logdet(covariance))
-    pose = _pose_covariance(joint, own, fitting).float() if marginal_poses else None
-    return Posterior(variances.sqrt().float(), covariance.float(), unknown.mean(dim=1).float(), tells.float(), pose)
+
+
+def _residue_deviation(
+    trainer: Trainer,
+    latents: Float[Tensor, "batch latent"],
+    covariance: Float[Tensor, "batch latent latent"],
+    away: Float[Tensor, "batch latent"],
+) -> Float[Tensor, "batch residues"]:
+    """Return the standard deviations of residues, by steps of one standard deviation towards the other images."""
+    columns = torch.linalg.cholesky(covariance).mT
+    towards = torch.where((columns @ away[:, :, None]) > 0, -1.0, 1.0)
+    steps = (towards * columns).float().to(latents)
+    moved = torch.cat([latents[:, None], latents[:, None] + steps], dim=1)
+    conformations = trainer.model.decode(moved.flatten(0, 1)).unflatten(0, moved.shape[:2])
+    internal = _internal(conformations[:, 1:] - conformations[:, :1], conformations[:, 0])
+    return internal.square().sum(dim=(1, 3)).sqrt().cpu()
 
 
 def _own_scale(trainer: Trainer, rows: np.ndarray) -> Float[Tensor, " rows"]:
@@ -248,22 +277,18 @@ def fisher_information(
 
 def _latent_derivatives(
     trainer: Trainer, latents: Float[Tensor, "batch latent"], steps: Float[Tensor, " latent"], batch: Batch
-) -> tuple[Float[Tensor, "batch latent residues 3"], Float[Tensor, "batch latent side side"]]:
-    """Return ∂x/∂z and ∂v/∂z, by differences over a small part of the ensemble's extent."""
+) -> Float[Tensor, "batch latent side side"]:
+    """Return ∂v/∂z, by differences over a small part of the ensemble's extent."""
     count, size = latents.shape
     moved = torch.cat([latents[:, None], latents[:, None] + torch.diag(steps)], dim=1)
     conformations = trainer.model.decode(moved.flatten(0, 1))
     poses = (each.repeat_interleave(size + 1, dim=0) for each in (batch.rotations, batch.shifts))
     views = _render(trainer, conformations, *poses).unflatten(0, (count, size + 1))
-    conformations = conformations.unflatten(0, (count, size + 1))
-    return (
-        (conformations[:, 1:] - conformations[:, :1]) / steps[:, None, None],
-        (views[:, 1:] - views[:, :1]) / steps[:, None, None],
-    )
+    return (views[:, 1:] - views[:, :1]) / steps[:, None, None]
 
 
 def _nuisance(
-    trainer: Trainer, latents: Float[Tensor, "batch latent"], batch: Batch, *, marginal_poses: bool
+    trainer: Trainer, latents: Float[Tensor, "batch latent"], batch: Batch, marginal_poses: bool
 ) -> Float[Tensor, "batch nuisance side side"]:
     """Return the derivatives of projections by what else is not known of an image: its pose, its own scale."""
     conformations = trainer.model.decode(latents)
