@@ -18,6 +18,11 @@ from cryoatom.training.trainer import Schedule
 
 _FEWEST = 4  # images: two for each half
 _SAME = 0.05  # Å: another device decodes a little differently
+_FITTED_BY = {  # settings that halves share with their run
+    *("decoder", "beads", "fit_beads", "crop_pixel", "diameter", "margin", "zdim", "num_epochs", "batch_size"),
+    *("lr", "bead_lr", "z_lr", "wd", "warmup", "decay", "z_passes", "likelihood", "scale", "robust"),
+    *("r0", "r1", "r2", "omega", "r2_tolerance", "z_prior", "held_out", "patience", "noise", "uninvert_data"),
+}
 _logger = logging.getLogger(__name__)
 
 
@@ -127,7 +132,8 @@ def _is_half_of(run: Run, folder: RunFolder) -> bool:
     if not _has_ended(folder):
         return False
     half = load(folder.path)
-    return half.config.num_epochs == run.config.num_epochs and len(half) == len(run)
+    settings = [each.config.model_dump(include=_FITTED_BY) for each in (half, run)]
+    return settings[0] == settings[1] and np.array_equal(half.rows, run.rows)
 
 
 def _has_ended(folder: RunFolder) -> bool:

@@ -89,7 +89,12 @@ def add_run_log(path: Path) -> None:
 
     The folder need not exist yet: bad input is found before a run folder is made, and then leaves none behind.
     """
+    if not any(isinstance(log, _RunLog) and Path(log.baseFilename) == path.absolute() for log in _logger.handlers):
+        _logger.addHandler(_run_log(path))
+    run_logger.info("cryoatom %s: %s", __version__, shlex.join(sys.argv))
+
+
+def _run_log(path: Path) -> _RunLog:
     log = _RunLog(path)
     log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
-    _logger.addHandler(log)
-    run_logger.info("cryoatom %s: %s", __version__, shlex.join(sys.argv))
+    return log
