@@ -10,6 +10,7 @@ from typing import Literal
 
 import click
 import pytest
+from children import default_signals
 from click.testing import CliRunner, Result
 from rich.console import Console
 
@@ -185,7 +186,8 @@ def test_an_interrupt_is_clean():
     code = "import click, time\nfrom cryoatom.cli import main\n"
     code += "@click.command()\ndef wait():\n    print('ready', flush=True)\n    time.sleep(60)\n"
     code += "main.wait = wait\nmain.COMMANDS['wait'] = 'cryoatom.cli.main:wait'\nmain.main()"
-    process = subprocess.Popen([sys.executable, "-c", code, "wait"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", code, "wait"], preexec_fn=default_signals, **pipes)
     assert process.stdout is not None and process.stdout.readline() == b"ready\n"
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=20)

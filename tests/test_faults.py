@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from children import default_signals
 from fits import settings, trainer_of
 
 from cryoatom.cli import main
@@ -227,7 +228,8 @@ main.main()
 
 def waiting(folder: Path, pause: float = 0.0, *before: str) -> subprocess.Popen[bytes]:
     command = [*before, sys.executable, "-c", WAIT, "train", str(folder), str(pause)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, preexec_fn=default_signals, **pipes)
     assert process.stdout is not None and process.stdout.readline() == b"ready\n"
     return process
 
