@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -121,7 +120,7 @@ def _choose(trainer: Trainer, rows: np.ndarray, sample: int) -> np.ndarray:
 
 
 def _mean_conformation(trainer: Trainer, rows: np.ndarray) -> Float[np.ndarray, "residues 3"]:
-    parts = [trainer.decode(part).sum(axis=0, dtype=np.float64) for part in _chunks(trainer, rows)]
+    parts = [trainer.decode(part).sum(axis=0, dtype=np.float64) for part in trainer.chunks(rows)]
     return (sum(parts, np.zeros(1)) / len(rows)).astype(np.float32)
 
 
@@ -136,13 +135,15 @@ def _gains(
     template = trainer.model.template_positions
     mirror = torch.from_numpy(mirrored(template.cpu().double().numpy())).to(template)
 
+    def compare(conformations: Tensor, batch: Batch) -> Tensor:
+        return torch.stack(trainer.objective.compare(trainer.model, conformations, batch)).cpu()
+
     @torch.no_grad()
     def compute(part: slice) -> Tensor:
         batch, count = trainer.batch(rows[part]), len(rows[part])
         own, other = (torch.from_numpy(trainer.decode(which[part])).to(template) for which in (rows, partner))
         center = template.mean(dim=0)
         turned = (template - center) @ turns[part].to(template).mT + center
-        compare = _comparison(trainer)
         found = {
             OWN: compare(own, batch),
             SHUFFLED: compare(other, batch),
@@ -150,29 +151,13 @@ def _gains(
             TEMPLATE: compare(template.expand(count, -1, -1), batch),
             MIRRORED: compare(mirror.expand(count, -1, -1), batch),
             TURNED: compare(turned, batch),
-            OTHER_POSE: compare(own, _posed(trainer, batch, partner[part])),
+            OTHER_POSE: compare(own, trainer.posed(batch, partner[part])),
         }
         return torch.stack([found[kind] for kind in KINDS])
 
     parts = [slice(start, start + trainer.chunk) for start in range(0, len(rows), trainer.chunk)]
     tables = torch.cat(trainer.workers.map(compute, parts), dim=-1).double()
     return {kind: gains(*table).numpy() for kind, table in zip(KINDS, tables, strict=True)}
-
-
-def _comparison(trainer: Trainer) -> Callable[[Tensor, Batch], Tensor]:
-    return lambda conformations, batch: torch.stack(
-        trainer.objective.compare(trainer.model, conformations, batch)
-    ).cpu()
-
-
-def _posed(trainer: Trainer, batch: Batch, rows: np.ndarray) -> Batch:
-    """Return the images of a batch in the poses of others."""
-    rotations, shifts = (part.to(trainer.device) for part in trainer.poses.read(torch.from_numpy(rows)))
-    return replace(batch, rotations=rotations, shifts=shifts)
-
-
-def _chunks(trainer: Trainer, rows: np.ndarray) -> list[np.ndarray]:
-    return [rows[start : start + trainer.chunk] for start in range(0, len(rows), trainer.chunk)]
 
 
 def _mean(values: np.ndarray) -> tuple[float, float]:

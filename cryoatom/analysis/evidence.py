@@ -125,8 +125,8 @@ def chosen_images(run: Run, landscape: Landscape, count: int) -> tuple[np.ndarra
     (m,) int64 array and list of str
         `count` images, or all that there are, each once, and why.
     """
-    is_told = run.epoch is None and run.folder.image_report.is_file()
-    extra = _told_images(run, landscape, max(1, count // 8)) if is_told else _sampled_images(landscape, count // 2)
+    told = run.own_images
+    extra = _told_images(told, landscape, max(1, count // 8)) if told else _sampled_images(landscape, count // 2)
     filling = _sampled_images(landscape, 2 * count)
     centers = landscape.clusters.center_rows.tolist()
     wanted = [(image, f"centre of cluster {label}") for label, image in enumerate(centers, start=1)]
@@ -136,9 +136,9 @@ def chosen_images(run: Run, landscape: Landscape, count: int) -> tuple[np.ndarra
     return np.array(list(chosen)[:count], dtype=np.int64), list(chosen.values())[:count]
 
 
-def _told_images(run: Run, landscape: Landscape, each: int) -> list[tuple[int, str]]:
+def _told_images(images: dict[str, np.ndarray], landscape: Landscape, each: int) -> list[tuple[int, str]]:
     """Return the extremes of images.csv."""
-    images, rows = run.images, landscape.rows
+    rows = landscape.rows
     junk = np.setdiff1d(np.flatnonzero(images["is_dead"] == 0), rows)
     ranked = {
         "explained best": rows[np.argsort(-images["gain_nats"][rows], kind="stable")],

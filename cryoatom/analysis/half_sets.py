@@ -10,7 +10,6 @@ import numpy as np
 from cryoatom.analysis.run import Run, load
 from cryoatom.config import TrainConfig
 from cryoatom.run_folder import RunFolder
-from cryoatom.training.checkpoint import read_checkpoint
 from cryoatom.training.fit import shortened
 from cryoatom.training.stage import Stage, silent
 from cryoatom.training.train import train
@@ -145,7 +144,7 @@ def _has_ended(folder: RunFolder) -> bool:
     if not all(file.is_file() for file in files):
         return False
     run = load(folder.path)
-    config, history = run.config, read_checkpoint(folder.weights())["history"]
+    config, history = run.config, run.history
     full = Schedule(config.num_epochs, config.warmup, config.decay, config.lr, config.bead_lr, config.z_lr)
     if len(history) < shortened(full, history, config.patience).epochs:
         return False

@@ -18,7 +18,6 @@ from cryoatom.analysis.trust import HETEROGENEITY
 from cryoatom.ensemble.motions import Motions
 from cryoatom.structure.superpose import kabsch, transform
 from cryoatom.structure.template import Template
-from cryoatom.training.checkpoint import read_checkpoint
 
 _MANY = 0.05  # share of images that is worth a note
 _SHOWN_MOTIONS = 3
@@ -73,7 +72,7 @@ def _facts(run: Run, landscape: Landscape, command: str) -> dict[str, str]:
     return {
         "images": f"{len(run):,}" + (f" ({left_out:,} left out{when}: junk, or unusable)" if left_out else ""),
         "residues": f"{len(run.template):,}",
-        "epochs": str(run.epoch or _epochs(run)),
+        "epochs": str(run.epoch or len(run.history)),
         "time": datetime.now().isoformat(sep=" ", timespec="minutes"),
         "run": str(run.folder.path.resolve()),
         "particles": str(config.particles),
@@ -86,11 +85,6 @@ def _facts(run: Run, landscape: Landscape, command: str) -> dict[str, str]:
         "trained by": " ".join(run.command),
         "cryoatom": __version__,
     }
-
-
-def _epochs(run: Run) -> int:
-    """Return how many there were: fewer than were allowed where held-out images gained nothing more."""
-    return len(read_checkpoint(run.folder.weights())["history"])
 
 
 def _bad(checks: tuple[Check, ...]) -> tuple[str, ...]:
@@ -157,7 +151,6 @@ def _residue_colours(mechanics: Mechanics) -> dict[str, np.ndarray]:
     colours: dict[str, np.ndarray] = {"fluctuation (Å)": mechanics.fluctuation}
     if mechanics.uncertainty is not None:
         colours["uncertainty (Å)"] = mechanics.uncertainty
-    if mechanics.domains is not None:
-        colours["rigid domain"] = mechanics.domains.labels
-        colours["hinge"] = hinge_residues(mechanics.domains).astype(np.int64)
+    colours["rigid domain"] = mechanics.domains.labels
+    colours["hinge"] = hinge_residues(mechanics.domains).astype(np.int64)
     return colours

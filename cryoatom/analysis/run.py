@@ -18,7 +18,7 @@ from cryoatom.records import Poses
 from cryoatom.run_folder import RunFolder
 from cryoatom.structure.graph import ProteinGraph, read_graph
 from cryoatom.structure.template import Template, read_template
-from cryoatom.training.checkpoint import load_checkpoint, read_checkpoint
+from cryoatom.training.checkpoint import History, load_checkpoint, read_checkpoint
 from cryoatom.training.images import prepare_images
 from cryoatom.training.inputs import Inputs, read_inputs, template_grid
 from cryoatom.training.model import ConformationModel
@@ -48,7 +48,7 @@ class Run:
     Examples
     --------
     >>> run = cryoatom.load("run/")  # doctest: +SKIP
-    >>> run.conformations[12]  # of the particle file's row 12, Å  # doctest: +SKIP
+    >>> run.conformations[12]  # of the row run.rows[12] of the particle file, Å  # doctest: +SKIP
     >>> run.decode(run.latents[:5].mean(axis=0))  # doctest: +SKIP
     """
 
@@ -86,12 +86,12 @@ class Run:
 
     @cached_property
     def latents(self) -> np.ndarray:
-        """Float32 (images, latent), in the order of the particle file."""
+        """Float32 (images, latent), in the order of :attr:`rows`."""
         return read_npy(self.folder.latents(self.epoch))
 
     @cached_property
     def conformations(self) -> np.ndarray:
-        """Float32 (images, residues, 3), C-alphas, Å, in the frame of the template and the order of the particle file.
+        """Float32 (images, residues, 3), C-alphas, Å, in the frame of the template and the order of :attr:`rows`.
 
         Those of the final state are mapped into memory, those of an epoch decoded.
         """
@@ -176,6 +176,11 @@ class Run:
     def grid(self) -> CropGrid:
         """The crops that it was trained on."""
         return template_grid(self.config, self.template, self.box, self.pixel_size)
+
+    @cached_property
+    def history(self) -> History:
+        """The figures of each epoch: fewer than were allowed where held-out images gained nothing more."""
+        return read_checkpoint(self.folder.weights(self.epoch))["history"]
 
     @cached_property
     def model(self) -> ConformationModel:

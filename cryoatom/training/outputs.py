@@ -20,6 +20,7 @@ from cryoatom.records import Atoms, Particles
 from cryoatom.run_folder import RunFolder
 from cryoatom.structure.template import Template
 from cryoatom.training.trainer import Trainer
+from cryoatom.training.uncertainty import are_poses_uncertain
 
 _RESIDUES_AT_ONCE = 200_000
 _logger = logging.getLogger(__name__)
@@ -42,8 +43,8 @@ def write_outputs(
     """
     everything = torch.arange(len(particles))
     folder.save_array(folder.latents(), trainer.latents.read(everything).numpy())
-    is_known = config.poses != "esl" and trainer.schedule.pose_lr == 0
-    write_star_particles(folder.poses, particles if is_known else replace(particles, poses=trainer.poses.poses()))
+    are_new = are_poses_uncertain(config)
+    write_star_particles(folder.poses, replace(particles, poses=trainer.poses.poses()) if are_new else particles)
     count = len(particles)
     with npy_writer(folder.conformations, (count, len(template), 3)) as write:
         at_once, reach = max(1, _RESIDUES_AT_ONCE // len(template)), 0.0

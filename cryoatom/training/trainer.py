@@ -183,9 +183,15 @@ class Trainer:
             latents = self.latents.read(torch.from_numpy(chunk)).to(self.device)
             return self.objective(self.model, latents, self.batch(chunk))["loss"].cpu()
 
-        return torch.cat(self.workers.map(compute, self._chunks(rows)))
+        return torch.cat(self.workers.map(compute, self.chunks(rows)))
 
-    def _chunks(self, rows: np.ndarray) -> list[np.ndarray]:
+    def posed(self, batch: Batch, rows: np.ndarray) -> Batch:
+        """Return the images of a batch in the poses of others."""
+        rotations, shifts = (part.to(self.device) for part in self.poses.read(torch.from_numpy(rows)))
+        return replace(batch, rotations=rotations, shifts=shifts)
+
+    def chunks(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Divide rows into those that a worker takes at once."""
         return [rows[start : start + self.chunk] for start in range(0, len(rows), self.chunk)]
 
     def _gradients(
@@ -195,7 +201,7 @@ class Trainer:
 
         These are [latents, tangents of poses, *parameters].
         """
-        results = self.workers.map(lambda chunk: self._chunk_gradients(chunk, parameters), self._chunks(rows))
+        results = self.workers.map(lambda chunk: self._chunk_gradients(chunk, parameters), self.chunks(rows))
         terms = {name: torch.cat([r[0][name] for r in results]) for name in results[0][0]}
         of_rows = [torch.cat([r[1][k] for r in results]) for k in range(2)]
         of_weights = [torch.stack(parts).sum(dim=0) for parts in zip(*(r[1][2:] for r in results), strict=True)]
@@ -220,12 +226,11 @@ class Trainer:
         @torch.no_grad()
         def compute(part: tuple[np.ndarray, np.ndarray]) -> Tensor:
             rows, pose_rows = part
-            rotations, shifts = (part.to(self.device) for part in self.poses.read(torch.from_numpy(pose_rows)))
-            batch = replace(self.batch(rows), rotations=rotations, shifts=shifts)
+            batch = self.posed(self.batch(rows), pose_rows)
             conformations = self.model.decode(self.latents.read(torch.from_numpy(rows)).to(self.device))
             return torch.stack(self.objective.compare(self.model, conformations, batch)).cpu()
 
-        parts = zip(self._chunks(rows), self._chunks(pose_rows), strict=True)
+        parts = zip(self.chunks(rows), self.chunks(pose_rows), strict=True)
         cross, power = torch.cat(self.workers.map(compute, list(parts)), dim=1).double().numpy()
         return cross, power
 

@@ -209,11 +209,15 @@ def image_posterior(
     """
     batch = trainer.batch(rows)
     latents = trainer.latents.read(torch.from_numpy(rows)).to(trainer.device)
+    conformations = trainer.model.decode(latents)
+    view = _render(trainer, conformations, batch.rotations, batch.shifts)[:, None]
     steps = _STEP * prior.covariance.diagonal().sqrt().float().to(trainer.device)
-    views = torch.cat(
-        [_latent_derivatives(trainer, latents, steps, batch), _nuisance(trainer, latents, batch, marginal_poses)], dim=1
-    )
-    information = fisher_information(views, batch.kernels).double().cpu()
+    views = [_latent_derivatives(trainer, latents, steps, batch, view)]
+    if marginal_poses:
+        views.append(_pose_derivatives(trainer, conformations, batch, view))
+    if trainer.objective.nll_is_profiled:
+        views.append(view)
+    information = fisher_information(torch.cat(views, dim=1), batch.kernels).double().cpu()
     if trainer.objective.nll_is_profiled:
         information = _own_scale(trainer, rows).square()[:, None, None] * information
     own, unknown = len(prior.mean), torch.linalg.inv(prior.covariance)
@@ -222,11 +226,10 @@ def image_posterior(
     precision[:, own:, own:] += torch.eye(precision.shape[1] - own, dtype=precision.dtype) / _POSE_PRIOR**2
     joint = torch.linalg.inv(precision)
     fitting, away = fits[rows].to(joint)[:, None, None], latents.cpu().double() - prior.mean
-    anywhere = prior.covariance + away[:, :, None] * away[:, None]
-    covariance = fitting * joint[:, :own, :own] + (1 - fitting) * anywhere
     known = fitting * joint[:, :own, :own] + (1 - fitting) * prior.covariance  # whatever the latent is
+    covariance = known + (1 - fitting) * away[:, :, None] * away[:, None]
     return Posterior(
-        residue_sd=_residue_deviation(trainer, latents, covariance, away),
+        residue_sd=_residue_deviation(trainer, latents, conformations, covariance, away),
         covariance=covariance.float(),
         left=((known @ unknown).diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(0).sqrt()).float(),
         information=(0.5 * (torch.logdet(prior.covariance) - torch.logdet(known))).float(),
@@ -237,6 +240,7 @@ def image_posterior(
 def _residue_deviation(
     trainer: Trainer,
     latents: Float[Tensor, "batch latent"],
+    conformations: Float[Tensor, "batch residues 3"],
     covariance: Float[Tensor, "batch latent latent"],
     away: Float[Tensor, "batch latent"],
 ) -> Float[Tensor, "batch residues"]:
@@ -244,9 +248,8 @@ def _residue_deviation(
     columns = torch.linalg.cholesky(covariance).mT
     towards = torch.where((columns @ away[:, :, None]) > 0, -1.0, 1.0)
     steps = (towards * columns).float().to(latents)
-    moved = torch.cat([latents[:, None], latents[:, None] + steps], dim=1)
-    conformations = trainer.model.decode(moved.flatten(0, 1)).unflatten(0, moved.shape[:2])
-    internal = _internal(conformations[:, 1:] - conformations[:, :1], conformations[:, 0])
+    moved = trainer.model.decode((latents[:, None] + steps).flatten(0, 1)).unflatten(0, steps.shape[:2])
+    internal = _internal(moved - conformations[:, None], conformations)
     return internal.square().sum(dim=(1, 3)).sqrt().cpu()
 
 
@@ -276,33 +279,32 @@ def fisher_information(
 
 
 def _latent_derivatives(
-    trainer: Trainer, latents: Float[Tensor, "batch latent"], steps: Float[Tensor, " latent"], batch: Batch
+    trainer: Trainer,
+    latents: Float[Tensor, "batch latent"],
+    steps: Float[Tensor, " latent"],
+    batch: Batch,
+    view: Float[Tensor, "batch 1 side side"],
 ) -> Float[Tensor, "batch latent side side"]:
     """Return ∂v/∂z, by differences over a small part of the ensemble's extent."""
     count, size = latents.shape
-    moved = torch.cat([latents[:, None], latents[:, None] + torch.diag(steps)], dim=1)
-    conformations = trainer.model.decode(moved.flatten(0, 1))
-    poses = (each.repeat_interleave(size + 1, dim=0) for each in (batch.rotations, batch.shifts))
-    views = _render(trainer, conformations, *poses).unflatten(0, (count, size + 1))
-    return (views[:, 1:] - views[:, :1]) / steps[:, None, None]
+    conformations = trainer.model.decode((latents[:, None] + torch.diag(steps)).flatten(0, 1))
+    poses = (each.repeat_interleave(size, dim=0) for each in (batch.rotations, batch.shifts))
+    views = _render(trainer, conformations, *poses).unflatten(0, (count, size))
+    return (views - view) / steps[:, None, None]
 
 
-def _nuisance(
-    trainer: Trainer, latents: Float[Tensor, "batch latent"], batch: Batch, marginal_poses: bool
-) -> Float[Tensor, "batch nuisance side side"]:
-    """Return the derivatives of projections by what else is not known of an image: its pose, its own scale."""
-    conformations = trainer.model.decode(latents)
-    view = _render(trainer, conformations, batch.rotations, batch.shifts)[:, None]
-    found = [view] if trainer.objective.nll_is_profiled else []
-    if marginal_poses:
-        tangents = _TANGENT * torch.eye(5)
-        moved = [trainer.poses.read(batch.images, tangent.expand(len(view), 5)) for tangent in tangents]
-        rotations, shifts = (
-            torch.stack(part, dim=1).flatten(0, 1).to(view.device) for part in zip(*moved, strict=True)
-        )
-        views = _render(trainer, conformations.repeat_interleave(5, dim=0), rotations, shifts)
-        found.insert(0, (views.unflatten(0, (-1, 5)) - view) / _TANGENT)
-    return torch.cat(found, dim=1) if found else view[:, :0]
+def _pose_derivatives(
+    trainer: Trainer,
+    conformations: Float[Tensor, "batch residues 3"],
+    batch: Batch,
+    view: Float[Tensor, "batch 1 side side"],
+) -> Float[Tensor, "batch 5 side side"]:
+    """Return the derivatives of projections by the tangents of poses."""
+    tangents = _TANGENT * torch.eye(5)
+    moved = [trainer.poses.read(batch.images, tangent.expand(len(view), 5)) for tangent in tangents]
+    rotations, shifts = (torch.stack(part, dim=1).flatten(0, 1).to(view.device) for part in zip(*moved, strict=True))
+    views = _render(trainer, conformations.repeat_interleave(5, dim=0), rotations, shifts)
+    return (views.unflatten(0, (-1, 5)) - view) / _TANGENT
 
 
 def _render(
