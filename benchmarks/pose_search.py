@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoatom.config import TrainConfig
 from cryoatom.poses.esl import barycenter, esl_weights
 from cryoatom.poses.lowpass import LowPass
 from cryoatom.poses.sampling import exact_costs, prepare_grid
@@ -26,12 +25,13 @@ from cryoatom.poses.search import JointSearch
 from cryoatom.results.ground_truth import read_ground_truth, read_labels
 from cryoatom.rotations import rotation_angle, rotation_grid
 from cryoatom.run_folder import RunFolder
+from cryoatom.train_config import TrainConfig
+from cryoatom.training.assemble import build_trainer
 from cryoatom.training.fit import start_scale
 from cryoatom.training.images import prepare_images
 from cryoatom.training.inputs import read_inputs
 from cryoatom.training.pose_table import PoseTable
 from cryoatom.training.stage import silent
-from cryoatom.training.train import build_trainer
 from cryoatom.training.trainer import Trainer
 from cryoatom.workers import Workers
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoatom.config import TrainConfig
 from cryoatom.geometry import random_rotations
 from cryoatom.imaging.beads import BeadModel, bead_layout
 from cryoatom.imaging.ctf import ctf
@@ -24,8 +23,9 @@ from cryoatom.particles.noise import white_noise
 from cryoatom.records import Optics, Particles, Poses
 from cryoatom.structure.graph import build_graph
 from cryoatom.structure.template import Template, center_template, read_template
+from cryoatom.train_config import TrainConfig
+from cryoatom.training.assemble import build_trainer
 from cryoatom.training.inputs import Inputs
-from cryoatom.training.train import build_trainer
 from cryoatom.training.trainer import Trainer
 from cryoatom.workers import Workers
 

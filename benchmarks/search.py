@@ -22,7 +22,6 @@ from scene import interleave, make_optics
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from cryoatom.config import TrainConfig
 from cryoatom.fourier import centered_irfft2, centered_rfft2
 from cryoatom.imaging.beads import BeadModel
 from cryoatom.imaging.ctf import ctf
@@ -37,11 +36,12 @@ from cryoatom.poses.sampling import GridScorer, exact_costs, prepare_grid
 from cryoatom.poses.search import JointSearch
 from cryoatom.rotations import rotation_grid
 from cryoatom.run_folder import RunFolder
+from cryoatom.train_config import TrainConfig
+from cryoatom.training.assemble import build_trainer
 from cryoatom.training.fit import start_scale
 from cryoatom.training.images import prepare_images
 from cryoatom.training.inputs import Inputs, read_inputs
 from cryoatom.training.stage import silent
-from cryoatom.training.train import build_trainer
 from cryoatom.workers import Workers
 
 ROTATIONS = 14761

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoatom.config import TrainConfig
 from cryoatom.geometry import random_rotations
 from cryoatom.structure.template import Template
+from cryoatom.train_config import TrainConfig
 from cryoatom.training.checks import find_faults
 from cryoatom.training.inputs import Inputs, read_inputs
 from cryoatom.workers import Workers

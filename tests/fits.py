@@ -11,7 +11,6 @@ import torch
 from molecules import helix
 from particle_data import write_stack
 
-from cryoatom.config import TrainConfig
 from cryoatom.files.star import write_star_particles
 from cryoatom.geometry import random_rotations
 from cryoatom.imaging.beads import BeadModel, bead_layout
@@ -19,10 +18,11 @@ from cryoatom.imaging.direct import simulate_images
 from cryoatom.records import Optics, Particles, Poses
 from cryoatom.run_folder import RunFolder
 from cryoatom.structure.template import Template, center_template, template_from_atoms, write_template
+from cryoatom.train_config import TrainConfig
+from cryoatom.training.assemble import build_trainer
 from cryoatom.training.images import prepare_images
 from cryoatom.training.inputs import read_inputs
 from cryoatom.training.stage import silent
-from cryoatom.training.train import build_trainer
 from cryoatom.training.trainer import Trainer
 from cryoatom.workers import Workers
 

@@ -6,7 +6,8 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cryoatom.config import RECORDED, Settings, TrainConfig, load_config, setting
+from cryoatom.config import RECORDED, Settings, load_config, setting
+from cryoatom.train_config import TrainConfig
 
 REQUIRED = {"particles": "p.star", "template": "t.cif", "outdir": "run"}
 
@@ -110,7 +111,7 @@ def test_settings_are_frozen():
 
 def test_the_paper_preset_has_the_supplements_values():
     paper = TrainConfig.merge({**REQUIRED, "preset": "paper"})
-    assert (paper.decoder, paper.beads, paper.zdim, paper.batch_size, paper.lr) == ("gcn", "ca", 8, 256, 1e-3)
+    assert (paper.decoder, paper.beads, paper.zdim, paper.batch_size, paper.lr) == ("gnn", "ca", 8, 256, 1e-3)
     assert (paper.omega, paper.warmup, paper.decay, paper.z_prior) == (0.25, 20, 0.0, 0.0)
     assert [paper.r0 / paper.r1, paper.r2 / paper.r1] == pytest.approx([0.05, 1.0])
 

@@ -9,12 +9,12 @@ from fits import PIXEL_SIZE, draw_images, settings, trainer_of, write_dataset
 from particle_data import write_stack
 from run_files import read_metrics
 
-from cryoatom.config import TrainConfig
 from cryoatom.files.star import read_star_particles, write_star_particles
 from cryoatom.imaging.likelihood import cross_and_power, gaussian_nll
 from cryoatom.poses.esl import barycenter, esl_weights, expected_cost
 from cryoatom.records import Poses
 from cryoatom.rotations import rotation_angle, rotation_grid
+from cryoatom.train_config import TrainConfig
 from cryoatom.training.expected import expected_plan
 from cryoatom.training.objective import Batch
 from cryoatom.training.search_plan import search_plan

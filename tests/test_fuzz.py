@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from molecules import helix
 from particle_data import cs_fields, make_exact_particles, write_cryodrgn, write_cs
 
-from cryoatom.config import TrainConfig
 from cryoatom.files.mrc import open_stack
 from cryoatom.files.rows import read_rows
 from cryoatom.files.star import write_star_particles
@@ -25,6 +24,7 @@ from cryoatom.particles.table import CTF_READERS, IMAGE_READERS, POSE_READERS, r
 from cryoatom.run_folder import RunFolder
 from cryoatom.structure.graph import build_graph, read_graph, write_graph
 from cryoatom.structure.template import read_template, template_from_atoms
+from cryoatom.train_config import TrainConfig
 from cryoatom.training.checkpoint import find_checkpoint
 
 MEMORY = 200e6  # bytes that no reader of a file of some kilobytes may ask for

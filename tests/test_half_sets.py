@@ -11,9 +11,9 @@ import cryoatom
 from cryoatom.analysis.half_agreement import compare_half_sets
 from cryoatom.analysis.half_sets import check_half_sets, explain_missing_half_sets, half_configs, train_half_sets
 from cryoatom.analysis.run import Run
-from cryoatom.config import TrainConfig
 from cryoatom.geometry import random_rotations
 from cryoatom.run_folder import RunFolder
+from cryoatom.train_config import TrainConfig
 from cryoatom.training.checkpoint import read_checkpoint
 from cryoatom.training.fit import training_rows
 from cryoatom.training.train import train

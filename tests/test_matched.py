@@ -19,7 +19,6 @@ from molecules import data_folder
 from reference import kernel_loop
 from torch import Tensor
 
-from cryoatom.config import TrainConfig
 from cryoatom.fourier import centered_irfft2, centered_rfft2, frequencies
 from cryoatom.geometry import random_rotations
 from cryoatom.imaging.beads import BeadModel, bead_layout
@@ -40,6 +39,7 @@ from cryoatom.particles.noise import NoisePower
 from cryoatom.particles.rings import half_plane_weights
 from cryoatom.records import Optics
 from cryoatom.structure.template import Template, center_template, read_template
+from cryoatom.train_config import TrainConfig
 from cryoatom.workers import Workers
 
 # From electrons to image units of unit noise per square root of an Å² pixel: what 100 electrons per Å² give

@@ -9,8 +9,8 @@ from reference import bond_loop, center_loop, rigidity_loop
 from cryoatom.imaging.direct import simulate_images
 from cryoatom.particles.stack import ImageStack
 from cryoatom.particles.table import read_particles
+from cryoatom.training.assemble import build_objective
 from cryoatom.training.objective import Weights
-from cryoatom.training.train import build_objective
 
 COUNT = 6
 

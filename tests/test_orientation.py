@@ -13,7 +13,6 @@ from fits import settings, trainer_of, write_images
 from molecules import three_helices
 from run_files import read_metrics
 
-from cryoatom.config import TrainConfig
 from cryoatom.files.star import read_star_particles, write_star_particles
 from cryoatom.geometry import random_rotations
 from cryoatom.records import Poses
@@ -26,6 +25,7 @@ from cryoatom.structure.template import (
     template_from_atoms,
     write_template,
 )
+from cryoatom.train_config import TrainConfig
 from cryoatom.training.fit import split_rows, start_scale
 from cryoatom.training.inputs import read_inputs
 from cryoatom.training.orientation import Orientation

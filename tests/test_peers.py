@@ -19,7 +19,7 @@ from particle_data import star_table, write_stack
 
 import cryoatom
 from cryoatom.cli.main import cli
-from cryoatom.config import Settings, TrainConfig
+from cryoatom.config import Settings
 from cryoatom.files.mrc import open_stack
 from cryoatom.files.star import read_star_particles, write_star_particles
 from cryoatom.particles.table import read_particles
@@ -29,11 +29,13 @@ from cryoatom.results.evaluate_config import EvaluateConfig
 from cryoatom.run_folder import RunFolder
 from cryoatom.simulate_config import SimulateConfig
 from cryoatom.structure.template import Template, template_from_atoms, write_template
+from cryoatom.train_config import TrainConfig
+from cryoatom.training.assemble import build_objective
 from cryoatom.training.images import prepare_images
 from cryoatom.training.inputs import choose_device, read_inputs
 from cryoatom.training.regularizers import Rigidity, bond_loss
 from cryoatom.training.stage import silent
-from cryoatom.training.train import build_objective, train
+from cryoatom.training.train import train
 from cryoatom.workers import Workers
 
 PACKAGE = Path(cryoatom.__file__).parent

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import cryoatom
-from cryoatom.config import TrainConfig, load_config
+from cryoatom.config import load_config
 from cryoatom.files.rows import read_rows
 from cryoatom.files.trajectory import read_trajectory
 from cryoatom.run_folder import RunFolder
+from cryoatom.train_config import TrainConfig
 from cryoatom.training.checkpoint import find_checkpoint
 
 ROOT = Path(cryoatom.__file__).parent

@@ -16,13 +16,13 @@ from cryoatom.analysis.select import _clusters, _within, choose_images, dead_ima
 from cryoatom.analysis.select_config import SelectConfig
 from cryoatom.analysis.subset import write_subset
 from cryoatom.cli.main import cli
-from cryoatom.config import TrainConfig
 from cryoatom.files.rows import read_rows
 from cryoatom.files.star import write_star_particles
 from cryoatom.geometry import random_rotations
 from cryoatom.particles.table import read_particles
 from cryoatom.records import Particles, Poses
 from cryoatom.run_folder import AnalysisFolder, RunFolder
+from cryoatom.train_config import TrainConfig
 from cryoatom.training.train import train
 
 KINDS = ("star", "cs", "stack")

@@ -15,7 +15,6 @@ from molecules import helix
 from particle_data import write_stack
 from run_files import read_metrics
 
-from cryoatom.config import TrainConfig
 from cryoatom.files.mrc import open_stack
 from cryoatom.files.star import read_star_particles, write_star_particles
 from cryoatom.files.structure import read_atoms, write_atoms
@@ -24,13 +23,15 @@ from cryoatom.imaging.residues import residue_electrons
 from cryoatom.run_folder import RunFolder
 from cryoatom.structure.graph import build_graph, read_graph, write_graph
 from cryoatom.structure.template import read_template, template_from_atoms, write_template
+from cryoatom.train_config import TrainConfig
+from cryoatom.training.assemble import build_model
 from cryoatom.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from cryoatom.training.fit import fit, has_stalled, shortened, split_rows, start_scale, training_rows
 from cryoatom.training.inputs import choose_device, read_inputs, run_identity
 from cryoatom.training.latents import scattered_latents
 from cryoatom.training.outputs import chosen_rows
 from cryoatom.training.stage import silent
-from cryoatom.training.train import build_model, train
+from cryoatom.training.train import train
 from cryoatom.training.trainer import Schedule
 
 COUNT = 41

@@ -96,7 +96,7 @@ def test_a_linear_decoder_pushes_the_covariance_on_as_a_derivative_does(trainer,
     generator = torch.Generator().manual_seed(0)
     slope = torch.randn(2, 16, 3, generator=generator)
     start = trainer.model.template_positions
-    monkeypatch.setattr(trainer.model, "decode", lambda z: start + torch.einsum("nk,krc->nrc", z, slope))
+    monkeypatch.setattr(trainer.model, "place", lambda z: start + torch.einsum("nk,krc->nrc", z, slope))
     found = posterior(trainer)
     internal = _internal(slope[None].expand(8, -1, -1, -1), trainer.model.decode(trainer.latents.values[:8]))
     expected = torch.einsum("nkrc,nkl,nlrc->nr", internal, found.covariance, internal).sqrt()
@@ -109,7 +109,7 @@ def test_a_decoder_that_is_flat_at_an_image_does_not_make_it_well_known(trainer,
     push[:8, 0] = 5.0
     edge = trainer.latents.values[:8, 0].max() + 0.5  # farther than the step of the derivative, nearer than a deviation
     wide = LatentPrior(torch.full((2,), 10.0).double(), 100 * torch.eye(2).double())
-    monkeypatch.setattr(trainer.model, "decode", lambda z: start + (z[:, 0] > edge)[:, None, None] * push)
+    monkeypatch.setattr(trainer.model, "place", lambda z: start + (z[:, 0] > edge)[:, None, None] * push)
     found = posterior(trainer, prior=wide)
     assert (found.residue_sd.square().mean(dim=1).sqrt() > 1).all() and (found.left > 0.99).all()
 

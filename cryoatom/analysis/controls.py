@@ -107,7 +107,7 @@ def measure_controls(
     )
 
 
-def mirrored(positions: Float[np.ndarray, "residues 3"]) -> Float[np.ndarray, "residues 3"]:
+def mirrored(positions: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "points 3"]:
     """Return the mirror image, in place, along the direction of least extent: the outline changes least."""
     center = positions.mean(axis=0)
     _, _, axes = np.linalg.svd(positions - center, full_matrices=False)
@@ -119,29 +119,29 @@ def _choose(trainer: Trainer, rows: np.ndarray, sample: int) -> np.ndarray:
     return alive[spaced_rows(len(alive), sample)]
 
 
-def _mean_conformation(trainer: Trainer, rows: np.ndarray) -> Float[np.ndarray, "residues 3"]:
-    parts = [trainer.decode(part).sum(axis=0, dtype=np.float64) for part in trainer.chunks(rows)]
+def _mean_conformation(trainer: Trainer, rows: np.ndarray) -> Float[np.ndarray, "points 3"]:
+    parts = [trainer.place(part).cpu().numpy().sum(axis=0, dtype=np.float64) for part in trainer.chunks(rows)]
     return (sum(parts, np.zeros(1)) / len(rows)).astype(np.float32)
 
 
 def _gains(
-    trainer: Trainer, rows: np.ndarray, mean: Float[Tensor, "residues 3"], generator: np.random.Generator
+    trainer: Trainer, rows: np.ndarray, mean: Float[Tensor, "points 3"], generator: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """Return the gain of each image by each kind; images are read once."""
     order = generator.permutation(len(rows))
     partner = np.empty_like(rows)
     partner[order] = rows[np.roll(order, 1)]  # never the image itself
     turns = torch.from_numpy(random_rotations(len(rows), generator)).float()
-    template = trainer.model.template_positions
+    template = trainer.model.start
     mirror = torch.from_numpy(mirrored(template.cpu().double().numpy())).to(template)
 
-    def compare(conformations: Tensor, batch: Batch) -> Tensor:
-        return torch.stack(trainer.objective.compare(trainer.model, conformations, batch)).cpu()
+    def compare(points: Tensor, batch: Batch) -> Tensor:
+        return torch.stack(trainer.objective.compare(trainer.model, points, batch)).cpu()
 
     @torch.no_grad()
     def compute(part: slice) -> Tensor:
         batch, count = trainer.batch(rows[part]), len(rows[part])
-        own, other = (torch.from_numpy(trainer.decode(which[part])).to(template) for which in (rows, partner))
+        own, other = (trainer.place(which[part]) for which in (rows, partner))
         center = template.mean(dim=0)
         turned = (template - center) @ turns[part].to(template).mT + center
         found = {

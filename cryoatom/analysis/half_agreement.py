@@ -15,10 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryoatom.analysis.run import Run, load
-from cryoatom.config import TrainConfig
 from cryoatom.ensemble.motions import find_motions
 from cryoatom.results.metrics import rank_correlation
 from cryoatom.structure.superpose import rmsd, superpose
+from cryoatom.train_config import TrainConfig
 from cryoatom.training.fit import training_rows
 
 BINS = 20

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from cryoatom.analysis.run import Run, load
-from cryoatom.config import TrainConfig
 from cryoatom.run_folder import RunFolder
+from cryoatom.train_config import TrainConfig
 from cryoatom.training.fit import shortened
 from cryoatom.training.stage import Stage, silent
 from cryoatom.training.train import train

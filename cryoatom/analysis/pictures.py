@@ -99,8 +99,7 @@ def _compare(trainer: Trainer, indices: np.ndarray, resolution: float) -> tuple[
     batch = trainer.batch(indices)
     side, pixel_size = batch.crops.shape[-1], trainer.objective.pixel_size
     with torch.no_grad():
-        conformations = trainer.model.decode(trainer.latents.read(torch.from_numpy(indices)).to(trainer.device))
-        projections = trainer.model.render(conformations, batch.rotations, batch.shifts, side, pixel_size)
+        projections = trainer.model.render(trainer.place(indices), batch.rotations, batch.shifts, side, pixel_size)
     models = _filtered(projections, batch.kernels)
     if trainer.objective.nll_is_profiled:  # each image has the scale that suits it
         cross, power = ((each * projections).sum(dim=(-2, -1)) for each in (batch.crops, models))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cryoatom.config import TrainConfig, recorded_command
+from cryoatom.config import recorded_command
 from cryoatom.files.npy import read_npy
 from cryoatom.files.star import StarParticles, open_star
 from cryoatom.imaging.grid import CropGrid
@@ -18,12 +18,13 @@ from cryoatom.records import Poses
 from cryoatom.run_folder import RunFolder
 from cryoatom.structure.graph import ProteinGraph, read_graph
 from cryoatom.structure.template import Template, read_template
+from cryoatom.train_config import TrainConfig
+from cryoatom.training.assemble import build_model, build_trainer
 from cryoatom.training.checkpoint import History, load_checkpoint, read_checkpoint
 from cryoatom.training.images import prepare_images
 from cryoatom.training.inputs import Inputs, read_inputs, template_grid
 from cryoatom.training.model import ConformationModel
 from cryoatom.training.stage import Stage, silent
-from cryoatom.training.train import build_model, build_trainer
 from cryoatom.training.trainer import Trainer
 from cryoatom.workers import Workers
 

@@ -10,7 +10,7 @@ import click
 
 from cryoatom.analysis.analyze_config import AnalyzeConfig
 from cryoatom.cli.options import SectionedCommand, settings_options
-from cryoatom.config import TrainConfig
+from cryoatom.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from rich.console import Console

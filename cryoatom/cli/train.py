@@ -9,7 +9,7 @@ import click
 from cryoatom.cli.analyze import analyze_finished
 from cryoatom.cli.log import add_run_log
 from cryoatom.cli.options import SectionedCommand, settings_options
-from cryoatom.config import TrainConfig
+from cryoatom.train_config import TrainConfig
 
 
 @click.command(cls=SectionedCommand)

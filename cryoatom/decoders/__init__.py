@@ -1,6 +1,11 @@
-"""Decoders map `(batch, latent)` to displacements `(batch, residues, 3)`; a new system is one file and one entry."""
+"""Decoders map `(batch, latent)` to displacements `(batch, points, 3)`: one file each, and one line in catalog.py."""
 
-from cryoatom.decoders.gcn import build_gcn
-from cryoatom.decoders.mlp import build_mlp
+from cryoatom.catalog import DECODERS, load
+from cryoatom.decoders.decoder import Decoder
+from cryoatom.structure.scaffold import Scaffold
+from cryoatom.train_config import TrainConfig
 
-DECODERS = {"gcn": build_gcn, "mlp": build_mlp}
+
+def build_decoder(settings: TrainConfig, scaffold: Scaffold) -> Decoder:
+    """Return the decoder that the settings name, with fresh weights."""
+    return load(DECODERS, settings.decoder)(settings, scaffold)

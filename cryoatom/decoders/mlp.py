@@ -5,10 +5,12 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cryoatom.structure.graph import ProteinGraph
+from cryoatom.decoders.decoder import Decoder
+from cryoatom.structure.scaffold import Scaffold
+from cryoatom.train_config import TrainConfig
 
 
-class MLPDecoder(nn.Module):
+class MLPDecoder(Decoder):
     """Map latents to residue displacements: Linear, `layers` hidden layers of `width`, Linear to residues x 3; ReLU."""
 
     def __init__(self, residues: int, latent: int, width: int = 32, layers: int = 8):
@@ -26,6 +28,6 @@ class MLPDecoder(nn.Module):
         return self.readout(self.hidden(latents)).unflatten(1, (-1, 3))
 
 
-def build_mlp(graph: ProteinGraph, latent: int) -> MLPDecoder:
-    """Return the paper's network for ADK: 8 hidden layers of 32, 30k weights for 214 residues."""
-    return MLPDecoder(graph.residues, latent)
+def build_mlp(settings: TrainConfig, scaffold: Scaffold) -> MLPDecoder:
+    """Return the paper's network, by default that for ADK: 8 hidden layers of 32, 30k weights for 214 residues."""
+    return MLPDecoder(len(scaffold), settings.zdim, settings.dec_dim or 32, settings.dec_layers or 8)

@@ -15,7 +15,6 @@ import torch
 
 from cryoatom.files.replacing import replacing
 from cryoatom.run_folder import RunFolder
-from cryoatom.training.latents import LatentTable
 from cryoatom.training.trainer import Trainer
 
 History = list[dict[str, float]]
@@ -59,7 +58,7 @@ def load_checkpoint(path: Path, trainer: Trainer) -> History:
     trainer.optimizer.load_state_dict(state["optimizer"])
     for group, setting in zip(trainer.optimizer.param_groups, settings, strict=True):
         group.update(setting)  # rates are this run's options, not the checkpoint's
-    trainer.latents = LatentTable.from_state(state["latents"])
+    trainer.latents = trainer.latents.restored(state["latents"])
     trainer.poses.load_state_dict(state["poses"])
     trainer.fits.load_state_dict(state["fits"])
     return state["history"]

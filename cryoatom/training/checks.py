@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryoatom.config import TrainConfig
 from cryoatom.structure.hand import hand_of
 from cryoatom.structure.template import Template
 from cryoatom.threads import available_cores
+from cryoatom.train_config import TrainConfig
 from cryoatom.training import findings
 from cryoatom.training.docked import DockedSample, dock_sample
 from cryoatom.training.halves import HalvesAgreement, measure_halves

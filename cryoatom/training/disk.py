@@ -7,11 +7,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryoatom.config import TrainConfig
-from cryoatom.decoders import DECODERS
+from cryoatom.decoders import build_decoder
 from cryoatom.imaging.kernels import kernel_table
 from cryoatom.particles.noise import noise_groups
 from cryoatom.run_folder import RunFolder
+from cryoatom.train_config import TrainConfig
+from cryoatom.training.assemble import build_scaffold
 from cryoatom.training.images import are_prepared
 from cryoatom.training.inputs import Inputs, crop_grid
 from cryoatom.training.outputs import chosen_rows
@@ -58,7 +59,7 @@ def disk_need(config: TrainConfig, inputs: Inputs) -> DiskNeed:
     groups = None if config.noise == "white" else noise_groups(particles.optics_group)
     nodes = len(kernel_table(particles.optics, groups).nodes)
     cache = images * (2 * side**2 + _IMAGE_BYTES) + nodes * 2 * (2 * side) * (side + 1)
-    decoder = DECODERS[config.decoder](inputs.graph, config.zdim)
+    decoder = build_decoder(config, build_scaffold(config, inputs.template, inputs.graph))
     weights = 3 * 4 * sum(p.numel() for p in decoder.parameters())  # with both of Adam's moments
     checkpoint = _CHECKPOINT_BYTES + weights + images * (4 * 4 * config.zdim + _LATENT_BYTES + _POSE_BYTES + _FIT_BYTES)
     frames = images * residues * 12 * (2 if config.dcd else 1)

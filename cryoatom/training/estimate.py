@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cryoatom.config import TrainConfig
 from cryoatom.particles.noise import MOST_IMAGES
 from cryoatom.particles.rows import spaced_rows
 from cryoatom.run_folder import RunFolder
 from cryoatom.threads import available_cores
+from cryoatom.train_config import TrainConfig
+from cryoatom.training.assemble import build_trainer
 from cryoatom.training.checkpoint import find_checkpoint
 from cryoatom.training.checks import check_inputs
 from cryoatom.training.disk import DiskNeed, check_space, disk_need, folder_needs, free_bytes, in_bytes
@@ -30,7 +31,6 @@ from cryoatom.training.pose_search import PoseSearch
 from cryoatom.training.robust import CONTROLS
 from cryoatom.training.search_plan import search_plan
 from cryoatom.training.stage import silent
-from cryoatom.training.train import build_trainer
 from cryoatom.training.trainer import Trainer
 from cryoatom.training.uncertainty import are_poses_uncertain, image_posterior, is_uncertainty_measured, latent_prior
 from cryoatom.workers import Workers

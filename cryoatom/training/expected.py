@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryoatom.config import TrainConfig
 from cryoatom.imaging.beads import BeadModel
 from cryoatom.imaging.likelihood import cross_and_power, gaussian_nll
 from cryoatom.poses.esl import barycenter, esl_weights, expected_cost, shortlist_size
 from cryoatom.poses.sampling import GridScorer, exact_costs, prepare_grid
 from cryoatom.rotations import rotation_grid
+from cryoatom.train_config import TrainConfig
 from cryoatom.training.model import ConformationModel
 from cryoatom.training.objective import Batch
 from cryoatom.training.pose_table import PoseTable
@@ -70,12 +70,12 @@ class ExpectedLoss:
         self._keep = shortlist_size(plan.grid, support=plan.support, eta=plan.eta)
 
     def __call__(
-        self, model: ConformationModel, conformations: Float[Tensor, "batch residues 3"], batch: Batch
+        self, model: ConformationModel, points: Float[Tensor, "batch points 3"], batch: Batch
     ) -> Float[Tensor, " batch"]:
         """Return the loss of each image, nats, and note the barycentre of its measure as its pose."""
         plan = self._plan
-        rotations = self._cheapest(model.beads, conformations, batch)
-        costs = torch.stack([self._cost(model, conformations, one, batch) for one in rotations.unbind(1)], dim=1)
+        rotations = self._cheapest(model.beads, points, batch)
+        costs = torch.stack([self._cost(model, points, one, batch) for one in rotations.unbind(1)], dim=1)
         places, weights = esl_weights(costs, plan.grid, support=plan.support, eta=plan.eta, order=plan.order)
         at_weights = places[..., None, None].expand(-1, -1, 3, 3)
         center, _, _ = barycenter(rotations.gather(1, at_weights), weights)
@@ -84,25 +84,25 @@ class ExpectedLoss:
 
     @torch.no_grad()
     def _cheapest(
-        self, beads: BeadModel, conformations: Float[Tensor, "batch residues 3"], batch: Batch
+        self, beads: BeadModel, points: Float[Tensor, "batch points 3"], batch: Batch
     ) -> Float[Tensor, "batch kept 3 3"]:
         """Return the cheapest rotations of each image."""
         crops, kernels, size = batch.crops, batch.kernels, self._pixel_size
-        scorer = GridScorer(beads, self._grid, crops.shape[-1], size, representatives=conformations)
-        costs = scorer.costs(crops, kernels, conformations, torch.arange(len(crops), device=crops.device))
+        scorer = GridScorer(beads, self._grid, crops.shape[-1], size, representatives=points)
+        costs = scorer.costs(crops, kernels, points, torch.arange(len(crops), device=crops.device))
         count = min(_CANDIDATES * self._keep, self._plan.grid)
         rotations = scorer.grid.rotations[costs.topk(count, largest=False).indices]
-        exact = exact_costs(beads, conformations, rotations, crops, kernels, pixel_size=size)
+        exact = exact_costs(beads, points, rotations, crops, kernels, pixel_size=size)
         places = exact.topk(self._keep, largest=False).indices
         return rotations.gather(1, places[..., None, None].expand(-1, -1, 3, 3))
 
     def _cost(
         self,
         model: ConformationModel,
-        conformations: Float[Tensor, "batch residues 3"],
+        points: Float[Tensor, "batch points 3"],
         rotations: Float[Tensor, "batch 3 3"],
         batch: Batch,
     ) -> Float[Tensor, " batch"]:
         centered = torch.zeros_like(batch.shifts)
-        image = model.render(conformations, rotations, centered, batch.crops.shape[-1], self._pixel_size)
+        image = model.render(points, rotations, centered, batch.crops.shape[-1], self._pixel_size)
         return gaussian_nll(*cross_and_power(image, batch.crops, batch.kernels))

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cryoatom.config import TrainConfig
 from cryoatom.particles.rows import spaced_rows
 from cryoatom.run_folder import RunFolder
+from cryoatom.train_config import TrainConfig
 from cryoatom.training.checkpoint import History, Identity, load_checkpoint, save_checkpoint
 from cryoatom.training.expected import expected_plan
 from cryoatom.training.orientation import Orientation
@@ -78,7 +78,8 @@ def fit(
                     folder.latents(epoch + 1), trainer.latents.read(torch.arange(len(trainer.data))).numpy()
                 )
             advance(seen + len(training), describe(history[-1]))
-    if config.train_on != "all":
+    trainer.latents = trainer.latents.settled(trainer.batches(np.flatnonzero(is_alive)))
+    if config.train_on != "all" and config.encoder == "none":
         unseen = np.setdiff1d(np.flatnonzero(is_alive), np.concatenate([training, held_out]))
         fit_unseen(trainer, unseen, stage)
     refine_latents(trainer, config.z_passes, stage)
@@ -146,7 +147,7 @@ def template_match(trainer: Trainer, rows: np.ndarray) -> tuple[float, float]:
     with torch.no_grad():
         for start in range(0, len(rows), trainer.chunk):
             batch = trainer.batch(rows[start : start + trainer.chunk])
-            template = trainer.model.template_positions.expand(len(batch.rotations), -1, -1)
+            template = trainer.model.start.expand(len(batch.rotations), -1, -1)
             chunk_cross, chunk_power = trainer.objective.compare(trainer.model, template, batch)
             cross, power = cross + float(chunk_cross.sum()), power + float(chunk_power.sum())
     return cross, power

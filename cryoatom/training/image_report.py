@@ -7,11 +7,11 @@ import logging
 
 import numpy as np
 
-from cryoatom.config import TrainConfig
 from cryoatom.files.replacing import replacing
 from cryoatom.files.rows import read_rows
 from cryoatom.records import Particles
 from cryoatom.run_folder import RunFolder
+from cryoatom.train_config import TrainConfig
 from cryoatom.training.robust import image_mixture
 from cryoatom.training.trainer import Trainer
 from cryoatom.training.uncertainty import ImageUncertainty

@@ -7,7 +7,6 @@ import logging
 
 import numpy as np
 
-from cryoatom.config import TrainConfig
 from cryoatom.files.sealed import SEAL
 from cryoatom.imaging.matched import MatchedSet, MatchedSource, build_matched_set, matched_folder, matched_identity
 from cryoatom.particles.noise import NOISE_VERSION, NoisePower, estimate_noise_power
@@ -15,6 +14,7 @@ from cryoatom.particles.noise_report import report_noise
 from cryoatom.particles.stack import DeadImage, NormalizedImages, default_radius
 from cryoatom.records import Particles
 from cryoatom.run_folder import RunFolder
+from cryoatom.train_config import TrainConfig
 from cryoatom.training.inputs import Inputs, crop_grid, known_shifts
 from cryoatom.training.stage import Stage
 from cryoatom.workers import Workers

@@ -10,18 +10,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cryoatom.config import TrainConfig
 from cryoatom.imaging.beads import bead_layout
 from cryoatom.imaging.grid import CropGrid, choose_grid
 from cryoatom.particles.table import read_particles
 from cryoatom.records import Particles
 from cryoatom.structure.graph import ProteinGraph, build_graph, read_graph
 from cryoatom.structure.template import Template, center_template, read_template
+from cryoatom.train_config import TrainConfig
 from cryoatom.training.expected import expected_plan
 from cryoatom.training.outputs import chosen_rows
 from cryoatom.training.search_plan import search_plan
 
 _OFF_CENTER = 3.0  # Å from the origin, about which a template is turned to find poses
+MODEL_SETTINGS = (
+    *("decoder", "gnn_layer", "dec_layers", "dec_dim", "activation", "residual", "segments", "tau", "homogeneous"),
+    *("encoder", "enc_layers", "enc_dim", "variational", "beads", "start", "output_norm", "zdim", "likelihood"),
+)
 _logger = logging.getLogger(__name__)
 
 
@@ -135,15 +139,15 @@ def run_identity(config: TrainConfig, inputs: Inputs) -> dict[str, str]:
     places = zip(particles.slice_of_image, particles.stack_of_image, strict=True)
     images = "\n".join(f"{index}@{names[stack]}" for index, stack in places)
     crops = str([crop_grid(config, inputs), config.uninvert_data, config.background_radius, config.noise])
-    model = f"{config.decoder} {config.beads} {config.zdim} {config.likelihood}"
+    model = " ".join(str(getattr(config, name)) for name in MODEL_SETTINGS)
     return {
         "images": _digest(images.encode(), crops.encode()),
         "CTF parameters": _digest(particles.optics.as_array()),
         "poses": _poses_identity(config, particles),
         "template": _digest(template.positions, template.chain_position, layout.offsets, layout.electrons),
         "graph": _digest(inputs.graph.edges),
-        "--decoder, --beads, --zdim, --likelihood": model,
-        "format": "4",
+        ", ".join(f"--{name.replace('_', '-')}" for name in MODEL_SETTINGS): model,
+        "format": "5",
         "--seed, --held-out, --train-on": f"{config.seed} {config.held_out} {config.train_on}",
     }
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -27,6 +30,26 @@ class LatentTable:
     def __init__(self, values: Float[Tensor, "rows latent"], owner: Int[Tensor, " images"], pace: float = 1.0):
         self.values, self.owner, self.pace = values, owner, pace
         self._adam = RowAdam(values.shape[0], values.shape[1])
+
+    @property
+    def table(self) -> LatentTable:
+        """Itself."""
+        return self
+
+    def restored(self, state: dict[str, Any]) -> LatentTable:
+        """Return the table of a checkpoint."""
+        return LatentTable.from_state(state)
+
+    def prepare(self, images: Int[Tensor, " batch"], *, is_training: bool) -> None:
+        """Do nothing: these latents are there already."""
+
+    def terms(self, images: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+        """Return what latents cost by themselves: nothing."""
+        return {}
+
+    def settled(self, batches: list[np.ndarray]) -> LatentTable:
+        """Return the table itself."""
+        return self
 
     def read(self, images: Int[Tensor, " batch"]) -> Float[Tensor, "batch latent"]:
         """Return the latents of some images."""

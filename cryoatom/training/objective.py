@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +25,9 @@ class Batch:
     shifts: Float[Tensor, "batch 2"]
     images: Int[Tensor, " batch"]
 
+
+Restraint = nn.Module
+"""Maps points (batch, points, 3) to a penalty of each image, nats."""
 
 ImageLoss = Callable[[ConformationModel, Tensor, Batch], Tensor]
 """-log p of each image from its conformation, up to ½|y|², nats."""
@@ -57,6 +60,8 @@ class Objective(nn.Module):
         'gaussian' with one scale for the dataset, or 'profiled' over each image's own scale.
     pixel_size
         Of the crops, Å.
+    others
+        Further terms, in nats, by name; they see all points.
     """
 
     template_center: Tensor
@@ -72,8 +77,10 @@ class Objective(nn.Module):
         *,
         likelihood: Literal["gaussian", "profiled"],
         pixel_size: float,
+        others: Mapping[str, Restraint] | None = None,
     ):
         super().__init__()
+        self.others = nn.ModuleDict(others or {})
         self.weights, self.rigidity, self.pixel_size = weights, rigidity, pixel_size
         self.nll = {"gaussian": gaussian_nll, "profiled": profiled_nll}[likelihood]
         self.nll_is_profiled = likelihood == "profiled"
@@ -84,31 +91,32 @@ class Objective(nn.Module):
         self.register_buffer("bonded", bonded, persistent=False)
 
     def image_terms(
-        self, model: ConformationModel, conformations: Float[Tensor, "batch residues 3"], batch: Batch
+        self, model: ConformationModel, points: Float[Tensor, "batch points 3"], batch: Batch
     ) -> dict[str, Float[Tensor, " batch"]]:
         """Return -log p of each image up to ½|y|² as 'nll', nats, in its pose unless a loss without poses has been set.
 
         In its pose an image also has its 'cross' and 'power', without gradient.
         """
         if self.without_poses is not None:
-            return {"nll": self.without_poses(model, conformations, batch)}
-        cross, power = self.compare(model, conformations, batch)
+            return {"nll": self.without_poses(model, points, batch)}
+        cross, power = self.compare(model, points, batch)
         return {"nll": self.nll(cross, power), "cross": cross.detach(), "power": power.detach()}
 
     def compare(
-        self, model: ConformationModel, conformations: Float[Tensor, "batch residues 3"], batch: Batch
+        self, model: ConformationModel, points: Float[Tensor, "batch points 3"], batch: Batch
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
         """Return ⟨w, v⟩ and ⟨v, κ*v⟩ of each image, its conformation seen in its pose."""
         side = batch.crops.shape[-1]
-        projection = model.render(conformations, batch.rotations, batch.shifts, side, self.pixel_size)
+        projection = model.render(points, batch.rotations, batch.shifts, side, self.pixel_size)
         return cross_and_power(projection, batch.crops, batch.kernels)
 
     def forward(
         self, model: ConformationModel, latents: Float[Tensor, "batch latent"], batch: Batch
     ) -> dict[str, Float[Tensor, " batch"]]:
         """Return the terms of each particle in nats, weighted, their sum as 'loss', and how well its image fits."""
-        conformations = model.decode(latents)
-        fit = self.image_terms(model, conformations, batch)
+        points = model.place(latents)
+        conformations = points[:, : len(self.bond_lengths) + 1]
+        fit = self.image_terms(model, points, batch)
         terms = {"nll": fit.pop("nll")}
         weights = self.weights
         if weights.r0:
@@ -117,6 +125,8 @@ class Objective(nn.Module):
             terms["r1"] = weights.r1 * bond_loss(conformations, self.bond_lengths, self.bonded)
         if weights.r2:
             terms["r2"] = weights.r2 * self.rigidity(conformations)
+        for name, restraint in self.others.items():
+            terms[name] = restraint(points)
         if weights.prior:
             terms["prior"] = 0.5 * weights.prior * latents.square().sum(dim=-1)
         return terms | {"loss": torch.stack(list(terms.values())).sum(dim=0)} | fit

@@ -94,7 +94,7 @@ class Orientation:
             trainer.latents = LatentTable(latents, owner, _CLASS_PACE)
         else:
             found = self._search(epoch, rows, self._decode(trainer.latents.values))
-            trainer.latents.owner[rows] = found.representative
+            trainer.latents.table.owner[rows] = found.representative
             self._fill_empty_classes(epoch)
             trainer.poses.replace(torch.from_numpy(rows), found.rotations, found.shifts)
 
@@ -107,7 +107,7 @@ class Orientation:
             If they do not show it.
         """
         rows, trainer = self._sample, self._trainer
-        found = self._search(0, rows, trainer.model.template_positions[None], profiled_nll, is_wide=True)
+        found = self._search(0, rows, trainer.model.start[None], profiled_nll, is_wide=True)
         self._check_signal(rows, found.costs)
         self._check_symmetry()
         trainer.poses.replace(torch.from_numpy(rows), found.rotations, found.shifts)
@@ -115,7 +115,7 @@ class Orientation:
 
     def _fill_empty_classes(self, epoch: int) -> None:
         """Let a class that no image has chosen start again beside the largest."""
-        latents = self._trainer.latents
+        latents = self._trainer.latents.table
         counts = torch.bincount(latents.owner[self._sample], minlength=len(latents.values))
         empty = torch.nonzero(counts == 0)[:, 0]
         generator = torch.Generator().manual_seed(self._trainer.seed + epoch)
@@ -171,7 +171,7 @@ class Orientation:
 
     def _adopt(self, rows: np.ndarray, found: Oriented, latents: Tensor) -> None:
         images = torch.from_numpy(rows)
-        self._trainer.latents.replace(images, latents[found.representative])
+        self._trainer.latents.table.replace(images, latents[found.representative])
         self._trainer.poses.replace(images, found.rotations, found.shifts)
 
     def _adopt_if_better(self, rows: np.ndarray, found: Oriented, latents: Tensor) -> int:
@@ -179,7 +179,7 @@ class Orientation:
         trainer, images = self._trainer, torch.from_numpy(rows)
         own, (rotations, shifts) = trainer.latents.read(images), trainer.poses.read(images)
         before = trainer.losses(rows)
-        at = trainer.latents.owner[images]
+        at = trainer.latents.table.owner[images]
         trainer.latents.values[at] = latents[found.representative]
         trainer.poses.rotations[images], trainer.poses.shifts[images] = found.rotations, found.shifts
         is_better = trainer.losses(rows) < before
@@ -189,8 +189,8 @@ class Orientation:
         return int(is_better.sum())
 
     @torch.no_grad()
-    def _decode(self, latents: Float[Tensor, "rows latent"]) -> Float[Tensor, "rows residues 3"]:
-        return self._trainer.model.decode(latents.to(self._trainer.device))
+    def _decode(self, latents: Float[Tensor, "rows latent"]) -> Float[Tensor, "rows points 3"]:
+        return self._trainer.model.place(latents.to(self._trainer.device))
 
     def _check_signal(self, rows: np.ndarray, costs: Tensor) -> None:
         """Compare what images gain by the template with what their negatives do, in which there is nothing to find.
@@ -204,9 +204,7 @@ class Orientation:
         if len(rows) < _FEWEST:
             return
         some = spaced_rows(len(rows), _NEGATIVES)
-        negative = self._search(
-            0, rows[some], trainer.model.template_positions[None], profiled_nll, sign=-1.0, is_wide=True
-        ).costs
+        negative = self._search(0, rows[some], trainer.model.start[None], profiled_nll, sign=-1.0, is_wide=True).costs
         difference = negative - costs[some]
         deviations = float(difference.mean() / (difference.std() / len(some) ** 0.5).clamp_min(1e-6))
         _logger.info("the images explain the template better than their negatives, by %.0f deviations", deviations)
@@ -224,7 +222,7 @@ class Orientation:
     def _check_symmetry(self) -> None:
         """Warn where the template's own projections fit several poses far apart."""
         trainer, count = self._trainer, _OWN_VIEWS
-        template = trainer.model.template_positions
+        template = trainer.model.start
         rotations = torch.from_numpy(random_rotations(count, np.random.default_rng(trainer.seed))).float()
         side, size = trainer.data.grid.side, trainer.data.grid.coarse_pixel
         with torch.no_grad():

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cryoatom.config import TrainConfig
 from cryoatom.files.npy import npy_writer
 from cryoatom.files.rows import read_rows
 from cryoatom.files.star import write_star_particles
@@ -19,6 +18,7 @@ from cryoatom.files.trajectory import DcdWriter
 from cryoatom.records import Atoms, Particles
 from cryoatom.run_folder import RunFolder
 from cryoatom.structure.template import Template
+from cryoatom.train_config import TrainConfig
 from cryoatom.training.trainer import Trainer
 from cryoatom.training.uncertainty import are_poses_uncertain
 

@@ -6,8 +6,8 @@ import logging
 
 import numpy as np
 
-from cryoatom.config import TrainConfig
 from cryoatom.particles.rows import spaced_rows
+from cryoatom.train_config import TrainConfig
 from cryoatom.training.image_fits import ImageFits
 from cryoatom.training.mixture import Mixture, fit_mixture
 from cryoatom.training.search_plan import RANDOM_STREAM, search_plan

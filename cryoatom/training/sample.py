@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryoatom.config import TrainConfig
 from cryoatom.imaging.beads import BeadModel, ca_layout
 from cryoatom.imaging.ctf import ctf
 from cryoatom.imaging.grid import CropGrid, choose_grid
@@ -23,6 +22,7 @@ from cryoatom.particles.stack import NormalizedImages
 from cryoatom.poses.volume import Volume, backproject
 from cryoatom.records import Particles, Poses
 from cryoatom.structure.template import Template
+from cryoatom.train_config import TrainConfig
 from cryoatom.training.inputs import Inputs
 from cryoatom.workers import Workers
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cryoatom.config import TrainConfig
 from cryoatom.poses.esl import Order
+from cryoatom.train_config import TrainConfig
 
 RANDOM_STREAM = 2**20  # random numbers of searches, from here on: not those of any epoch's order
 

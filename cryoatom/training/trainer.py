@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryoatom.imaging.matched import MatchedSet
+from cryoatom.training.encoding import EncodedLatents
 from cryoatom.training.finite import check_gradients, check_terms
 from cryoatom.training.image_fits import ImageFits
 from cryoatom.training.latents import LatentTable
@@ -110,7 +111,7 @@ class Trainer:
         self,
         model: ConformationModel,
         objective: Objective,
-        latents: LatentTable,
+        latents: LatentTable | EncodedLatents,
         data: MatchedSet,
         poses: PoseTable,
         plan: Plan,
@@ -144,7 +145,10 @@ class Trainer:
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
             factor = self.schedule.factor(epoch + start / len(order))
+            self.latents.prepare(torch.from_numpy(batch), is_training=True)
+            self.model.decoder.draw(torch.Generator().manual_seed(_step_seed(self.seed, epoch, visit, start)))
             terms, gradients = self._gradients(batch, self.parameters)
+            self._add_divergence(gradients, len(batch) / len(self.data))
             check_terms(terms, batch, self.model, f"epoch {epoch + 1}")
             check_gradients(gradients, batch, self.model, f"epoch {epoch + 1}")
             terms = self.fits.note(torch.from_numpy(batch), terms)
@@ -152,6 +156,7 @@ class Trainer:
             self._step_rows(batch, gradients, factor * self.schedule.z_lr, factor * self.schedule.pose_lr)
             _add_up(sums, terms)
             advance(start + len(batch))
+        self.model.decoder.draw(None)
         return {name: total / len(order) for name, total in sums.items()}
 
     def fit_latents(self, rows: np.ndarray, factor: float) -> dict[str, float]:
@@ -160,8 +165,8 @@ class Trainer:
         Returns the mean of each term before the step.
         """
         sums: dict[str, float] = {}
-        for start in range(0, len(rows), self.batch_size):
-            batch = rows[start : start + self.batch_size]
+        for batch in self.batches(rows):
+            self.latents.prepare(torch.from_numpy(batch), is_training=False)
             terms, gradients = self._gradients(batch, [])
             check_terms(terms, batch, self.model, "the fit of the latents alone")
             check_gradients(gradients[:2], batch, self.model, "the fit of the latents alone")
@@ -174,6 +179,11 @@ class Trainer:
         """Return the conformations of some images, float32, Å."""
         with torch.no_grad():
             return self.model.decode(self.latents.read(torch.from_numpy(rows)).to(self.device)).cpu().numpy()
+
+    def place(self, rows: np.ndarray) -> Float[Tensor, "batch points 3"]:
+        """Return where all points of some images are, on the device, without gradient."""
+        with torch.no_grad():
+            return self.model.place(self.latents.read(torch.from_numpy(rows)).to(self.device))
 
     def losses(self, rows: np.ndarray) -> Float[Tensor, " batch"]:
         """Return the objective of some images, nats."""
@@ -194,6 +204,10 @@ class Trainer:
         """Divide rows into those that a worker takes at once."""
         return [rows[start : start + self.chunk] for start in range(0, len(rows), self.chunk)]
 
+    def batches(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Divide rows into those of a step."""
+        return [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+
     def _gradients(
         self, rows: np.ndarray, parameters: list[torch.nn.Parameter]
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -203,9 +217,21 @@ class Trainer:
         """
         results = self.workers.map(lambda chunk: self._chunk_gradients(chunk, parameters), self.chunks(rows))
         terms = {name: torch.cat([r[0][name] for r in results]) for name in results[0][0]}
+        own = self.latents.terms(torch.from_numpy(rows))
+        terms |= own | {"loss": torch.stack([terms["loss"], *own.values()]).sum(dim=0)}
         of_rows = [torch.cat([r[1][k] for r in results]) for k in range(2)]
         of_weights = [torch.stack(parts).sum(dim=0) for parts in zip(*(r[1][2:] for r in results), strict=True)]
         return terms, [*of_rows, *of_weights]
+
+    def _add_divergence(self, gradients: list[Tensor], share: float) -> None:
+        """Add to the gradients of weights what the decoder's own random parameters cost, by the share of images."""
+        cost = self.model.decoder.divergence()
+        if cost is None:
+            return
+        found = torch.autograd.grad(share * cost, self.parameters, allow_unused=True)
+        for index, gradient in enumerate(found, start=2):
+            if gradient is not None:
+                gradients[index] = gradients[index] + gradient
 
     def _chunk_gradients(
         self, rows: np.ndarray, parameters: list[torch.nn.Parameter]
@@ -227,8 +253,8 @@ class Trainer:
         def compute(part: tuple[np.ndarray, np.ndarray]) -> Tensor:
             rows, pose_rows = part
             batch = self.posed(self.batch(rows), pose_rows)
-            conformations = self.model.decode(self.latents.read(torch.from_numpy(rows)).to(self.device))
-            return torch.stack(self.objective.compare(self.model, conformations, batch)).cpu()
+            points = self.model.place(self.latents.read(torch.from_numpy(rows)).to(self.device))
+            return torch.stack(self.objective.compare(self.model, points, batch)).cpu()
 
         parts = zip(self.chunks(rows), self.chunks(pose_rows), strict=True)
         cross, power = torch.cat(self.workers.map(compute, list(parts)), dim=1).double().numpy()
@@ -259,6 +285,10 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["rate"]
         self.optimizer.step()
+
+
+def _step_seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def _add_up(sums: dict[str, float], terms: dict[str, Tensor]) -> None:

@@ -30,9 +30,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryoatom.config import TrainConfig
 from cryoatom.files.npy import npy_writer
 from cryoatom.run_folder import RunFolder
+from cryoatom.train_config import TrainConfig
 from cryoatom.training.expected import expected_plan
 from cryoatom.training.objective import Batch
 from cryoatom.training.trainer import Trainer
@@ -209,12 +209,13 @@ def image_posterior(
     """
     batch = trainer.batch(rows)
     latents = trainer.latents.read(torch.from_numpy(rows)).to(trainer.device)
-    conformations = trainer.model.decode(latents)
-    view = _render(trainer, conformations, batch.rotations, batch.shifts)[:, None]
+    points = trainer.model.place(latents)
+    conformations = points[:, : len(trainer.model.template_positions)]
+    view = _render(trainer, points, batch.rotations, batch.shifts)[:, None]
     steps = _STEP * prior.covariance.diagonal().sqrt().float().to(trainer.device)
     views = [_latent_derivatives(trainer, latents, steps, batch, view)]
     if marginal_poses:
-        views.append(_pose_derivatives(trainer, conformations, batch, view))
+        views.append(_pose_derivatives(trainer, points, batch, view))
     if trainer.objective.nll_is_profiled:
         views.append(view)
     information = fisher_information(torch.cat(views, dim=1), batch.kernels).double().cpu()
@@ -287,15 +288,15 @@ def _latent_derivatives(
 ) -> Float[Tensor, "batch latent side side"]:
     """Return ∂v/∂z, by differences over a small part of the ensemble's extent."""
     count, size = latents.shape
-    conformations = trainer.model.decode((latents[:, None] + torch.diag(steps)).flatten(0, 1))
+    points = trainer.model.place((latents[:, None] + torch.diag(steps)).flatten(0, 1))
     poses = (each.repeat_interleave(size, dim=0) for each in (batch.rotations, batch.shifts))
-    views = _render(trainer, conformations, *poses).unflatten(0, (count, size))
+    views = _render(trainer, points, *poses).unflatten(0, (count, size))
     return (views - view) / steps[:, None, None]
 
 
 def _pose_derivatives(
     trainer: Trainer,
-    conformations: Float[Tensor, "batch residues 3"],
+    points: Float[Tensor, "batch points 3"],
     batch: Batch,
     view: Float[Tensor, "batch 1 side side"],
 ) -> Float[Tensor, "batch 5 side side"]:
@@ -303,18 +304,18 @@ def _pose_derivatives(
     tangents = _TANGENT * torch.eye(5)
     moved = [trainer.poses.read(batch.images, tangent.expand(len(view), 5)) for tangent in tangents]
     rotations, shifts = (torch.stack(part, dim=1).flatten(0, 1).to(view.device) for part in zip(*moved, strict=True))
-    views = _render(trainer, conformations.repeat_interleave(5, dim=0), rotations, shifts)
+    views = _render(trainer, points.repeat_interleave(5, dim=0), rotations, shifts)
     return (views.unflatten(0, (-1, 5)) - view) / _TANGENT
 
 
 def _render(
     trainer: Trainer,
-    conformations: Float[Tensor, "views residues 3"],
+    points: Float[Tensor, "views points 3"],
     rotations: Float[Tensor, "views 3 3"],
     shifts: Float[Tensor, "views 2"],
 ) -> Float[Tensor, "views side side"]:
     pixel_size = trainer.objective.pixel_size
-    return trainer.model.render(conformations, rotations, shifts, trainer.data.grid.side, pixel_size)
+    return trainer.model.render(points, rotations, shifts, trainer.data.grid.side, pixel_size)
 
 
 def _internal(

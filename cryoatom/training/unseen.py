@@ -39,10 +39,10 @@ def _fit(trainer: Trainer, rows: np.ndarray, advance: Callable[[int], None]) -> 
     images = torch.from_numpy(rows)
     generator = torch.Generator().manual_seed(trainer.seed)
     size = trainer.latents.values.shape[1]
-    trainer.latents.restart(images, scattered_latents(len(rows), size, LATENT_SPREAD, generator))
+    trainer.latents.table.restart(images, scattered_latents(len(rows), size, LATENT_SPREAD, generator))
     schedule = replace(trainer.schedule, epochs=_PASSES, warmup=0, decay=0.7)
     for number, rate in enumerate(_ROUNDS):
-        trainer.latents.restart(images, trainer.latents.read(images).clone())
+        trainer.latents.table.restart(images, trainer.latents.read(images).clone())
         for index in range(_PASSES):
             trainer.fit_latents(rows, rate * schedule.factor(index + 0.5))
             advance(number * _PASSES + index + 1)

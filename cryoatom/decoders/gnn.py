@@ -7,8 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from cryoatom.decoders.decoder import Decoder
 from cryoatom.sparse import SparseMatrix
-from cryoatom.structure.graph import ProteinGraph
+from cryoatom.structure.scaffold import Scaffold
+from cryoatom.train_config import TrainConfig
 
 
 def normalized_adjacency(edges: Int[Tensor, "edges 2"], residues: int) -> SparseMatrix:
@@ -33,7 +35,7 @@ class GCNLayer(nn.Module):
         return features + torch.relu(self.linear(mixed))
 
 
-class GCNDecoder(nn.Module):
+class GNNDecoder(Decoder):
     """Map latents to residue displacements through a graph network.
 
     Linear(latent -> residues x channels), `layers` graph convolutions, Linear(channels -> 3). The last layer starts
@@ -59,6 +61,7 @@ class GCNDecoder(nn.Module):
         return self.readout(features).transpose(0, 1)
 
 
-def build_gcn(graph: ProteinGraph, latent: int) -> GCNDecoder:
-    """Return the paper's network for ADK: 16 layers of 16 channels, 35k weights for 214 residues."""
-    return GCNDecoder(torch.from_numpy(graph.edges), graph.residues, latent)
+def build_gnn(settings: TrainConfig, scaffold: Scaffold) -> GNNDecoder:
+    """Return the paper's network, by default that for ADK: 16 layers of 16 channels, 35k weights for 214 residues."""
+    edges = torch.from_numpy(scaffold.graph.edges)
+    return GNNDecoder(edges, len(scaffold), settings.zdim, settings.dec_dim or 16, settings.dec_layers or 16)

@@ -1,0 +1,139 @@
+"""Latents that a network reads off the images (Prins et al., cryoSPHERE, Cryofold): amortised, perhaps variational."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from cryoatom.training.latents import LatentTable
+
+ReadCrops = Callable[[np.ndarray], Tensor]
+"""Returns w of some images, (batch, side, side)."""
+
+_LOG_VARIANCE = (-12.0, 6.0)  # beyond, exp() of it is of no use
+
+
+def divergence_from_normal(
+    mean: Float[Tensor, "batch latent"], log_variance: Float[Tensor, "batch latent"]
+) -> Float[Tensor, " batch"]:
+    """Return KL( N(μ, σ²) || N(0, 1) ) = ½ Σ (μ² + σ² - ln σ² - 1), nats."""
+    return 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum(dim=1)
+
+
+class EncodedLatents:
+    """Latents of an image encoder, in the place of a :class:`LatentTable`.
+
+    Each step encodes its images, once and as a whole (batch normalisation sees all of them); the gradients of their
+    latents then go on through the network. Between steps an image has the latent, or its mean, of its last visit.
+
+    Parameters
+    ----------
+    network
+        Maps crops (batch, side, side) of unit variance to (batch, latent), or (batch, 2 latent) where variational.
+    table
+        Where the latents of all images are kept.
+    read_crops
+        Reads images.
+    divergence
+        Weight of the divergence from the prior; None: latents are points.
+    weight_decay
+        Of the network.
+    seed
+        Of the draws.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        table: LatentTable,
+        read_crops: ReadCrops,
+        *,
+        divergence: float | None,
+        weight_decay: float,
+        seed: int,
+        device: torch.device,
+    ):
+        self.network, self.table, self._read_crops = network.to(device), table, read_crops
+        self._divergence, self._device = divergence, device
+        self._generator = torch.Generator().manual_seed(seed)
+        self._optimizer = torch.optim.AdamW(network.parameters(), weight_decay=weight_decay)
+        self._drawn: Tensor | None = None
+        self._place = torch.full((len(table.owner),), -1)
+        self._cost: Tensor | None = None
+
+    @property
+    def values(self) -> Float[Tensor, "images latent"]:
+        """The latents of all images at their last visit."""
+        return self.table.values
+
+    def prepare(self, images: Int[Tensor, " batch"], *, is_training: bool) -> None:
+        """Encode the images of a step; without training, where their latents are."""
+        self.network.train(is_training)
+        with torch.set_grad_enabled(is_training):
+            output = self.network(self._read_crops(images.numpy()).to(self._device))
+            if self._divergence is None:
+                mean, drawn, self._cost = output, output, None
+            else:
+                mean, log_variance = output.chunk(2, dim=1)
+                log_variance = log_variance.clamp(*_LOG_VARIANCE)
+                noise = torch.randn(mean.shape, generator=self._generator).to(mean) if is_training else 0.0
+                drawn = mean + noise * (0.5 * log_variance).exp()
+                self._cost = self._divergence * divergence_from_normal(mean, log_variance)
+        self.table.values[self.table.owner[images]] = mean.detach().cpu()
+        self._drawn = drawn if is_training else None
+        self._place[images] = torch.arange(len(images)) if is_training else -1
+
+    def read(self, images: Int[Tensor, " batch"]) -> Float[Tensor, "batch latent"]:
+        """Return the latents of some images: in a step those that it has drawn."""
+        if self._drawn is None:
+            return self.table.read(images)
+        return self._drawn.detach().cpu()[self._place[images]]
+
+    def terms(self, images: Int[Tensor, " batch"]) -> dict[str, Float[Tensor, " batch"]]:
+        """Return what the latents of the prepared images cost by themselves, nats."""
+        return {} if self._cost is None else {"kl": self._cost.detach().cpu()}
+
+    def step(self, images: Int[Tensor, " batch"], gradient: Float[Tensor, "batch latent"], lr: float) -> None:
+        """Take one step of the network by the gradients of the latents that :meth:`prepare` has drawn."""
+        if self._drawn is None:  # a fit of latents alone: they stay where the network puts them
+            return
+        self._optimizer.zero_grad(set_to_none=True)
+        total = (self._drawn * gradient.to(self._drawn)).sum()
+        if self._cost is not None:
+            total = total + self._cost.sum()
+        (total / len(images)).backward()
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        self._drawn = self._cost = None
+
+    def settled(self, batches: list[np.ndarray]) -> LatentTable:
+        """Return the latents of all images by the final network, which may then move freely."""
+        for rows in batches:
+            self.prepare(torch.from_numpy(rows), is_training=False)
+        self._cost = None
+        return self.table
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything a resumed run needs."""
+        return {
+            **self.table.state_dict(),
+            "network": self.network.state_dict(),
+            "network_optimizer": self._optimizer.state_dict(),
+            "generator": self._generator.get_state(),
+        }
+
+    def restored(self, state: dict[str, Any]) -> EncodedLatents | LatentTable:
+        """Return the latents of a checkpoint: this encoder's, or at the end of a run the table that it left."""
+        if "network" not in state:
+            return LatentTable.from_state(state)
+        self.table = LatentTable.from_state(state)
+        self.network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["network_optimizer"])
+        self._generator.set_state(state["generator"])
+        return self
