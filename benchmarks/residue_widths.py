@@ -15,6 +15,7 @@ import argparse
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import gemmi
 import numpy as np
@@ -78,7 +79,8 @@ def best_width(positions: np.ndarray, electrons: np.ndarray) -> float:
     def misfit(width: float) -> float:
         return float((FREQUENCIES * (average - np.exp(-2 * (np.pi * FREQUENCIES * width) ** 2)) ** 2).sum())
 
-    return float(minimize_scalar(misfit, bounds=(0.8, 5), method="bounded").x)
+    found: Any = minimize_scalar(misfit, bounds=(0.8, 5), method="bounded")
+    return float(found.x)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,21 @@ from typing import Any
 DECODERS = {
     "gnn": "cryoatom.decoders.gnn:build_gnn",
     "mlp": "cryoatom.decoders.mlp:build_mlp",
+    "anm": "cryoatom.decoders.anm:build_anm",
     "constant": "cryoatom.decoders.constant:build_constant",
+    "rigid": "cryoatom.decoders.rigid:build_rigid",
 }
 ENCODERS = {
     "none": "",
     "mlp": "cryoatom.encoders.mlp:build_mlp",
+    "cnn": "cryoatom.encoders.cnn:build_cnn",
 }
 GNN_LAYERS = {
-    "gcn": "cryoatom.decoders.gnn:GCNLayer",
+    "gcn": "cryoatom.decoders.layers.gcn:build_gcn",
+    "gat": "cryoatom.decoders.layers.gat:build_gat",
+    "sage": "cryoatom.decoders.layers.sage:build_sage",
+    "gin": "cryoatom.decoders.layers.gin:build_gin",
+    "egnn": "cryoatom.decoders.layers.egnn:build_egnn",
 }
 
 

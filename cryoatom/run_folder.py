@@ -71,6 +71,11 @@ class RunFolder:
         return self.path / "topology.cif"
 
     @property
+    def homogeneous(self) -> Path:
+        """C-alphas of the one conformation of a run with --homogeneous."""
+        return self.path / "homogeneous.cif"
+
+    @property
     def pdb(self) -> Path:
         """Folder of per-image PDB files."""
         return self.path / "pdb"
@@ -152,11 +157,28 @@ class RunFolder:
         """Rows of the particle file whose images fit."""
         return self.path / "good.npy"
 
+    @property
+    def segments(self) -> Path:
+        """How much of each residue belongs to each segment of `--decoder rigid`, float32 (residues, segments)."""
+        return self.path / "segments.npy"
+
+    @property
+    def segment_table(self) -> Path:
+        """The segment of each residue."""
+        return self.path / "segments.csv"
+
+    @property
+    def segment_script(self) -> Path:
+        """ChimeraX script of the segments in colours."""
+        return self.path / "segments.cxc"
+
     def outputs(self) -> list[Path]:
         """Return the files and folders of a run that are there, but for images in matched form, settings and log."""
         numbered = [*self.path.glob("weights*.pt"), *self.path.glob("z*.npy")]
         tables = [self.rows, self.poses, self.pose_report, self.image_report, self.good_rows, self.metrics]
         structures = [self.uncertainty, self.conformations, self.trajectory, self.topology, self.pdb, self.evaluation]
+        structures.append(self.homogeneous)
+        structures += [self.segments, self.segment_table, self.segment_script]
         later = [*self.path.glob("analyze*"), *self.halves]
         return [path for path in (*numbered, *tables, *structures, *later) if path.exists()]
 

@@ -29,6 +29,7 @@ class TrainConfig(Settings):
             "r2": 2.0,
             "omega": 0.25,
             "z_prior": 0.0,
+            "z_components": 0,
             "warmup": 20,
             "decay": 0.0,
             "held_out": 0.0,
@@ -38,7 +39,43 @@ class TrainConfig(Settings):
             "num_epochs": 200,
             "fit_beads": False,
             "pose_loss": "expected",
-        }
+        },
+        "prins": {
+            "encoder": "cnn",
+            "decoder": "mlp",
+            "dec_layers": 6,
+            "dec_dim": 350,
+            "activation": "silu",
+            "beads": "ca",
+            "fit_beads": False,
+            "regularizer": "geometry",
+            "output_norm": "mlp",
+            "bond_length": 3.8,
+            "zdim": 8,
+        },
+        "cryosphere": {
+            "encoder": "mlp",
+            "variational": True,
+            "decoder": "rigid",
+            "segments": "6",
+            "tau": 20.0,
+            "likelihood": "profiled",
+            "beads": "ca",
+            "r2": 0.0,
+            "zdim": 8,
+        },
+        "cryofold": {
+            "encoder": "mlp",
+            "variational": True,
+            "decoder": "mlp",
+            "dec_layers": 3,
+            "dec_dim": 256,
+            "residual": True,
+            "beads": "cryofold",
+            "bond_length": 3.8,
+            "r2": 0.0,
+            "zdim": 1,
+        },
     }
     sections: ClassVar[dict[str, str]] = {
         "template": "Input and output",
@@ -58,7 +95,9 @@ class TrainConfig(Settings):
         ..., "Structure to start from: mmCIF or PDB, in the frame of the poses where these are known."
     )
     outdir: Path = setting(..., "Folder to write the run to.", flags=("-o", "--outdir"))
-    preset: Literal["default", "paper"] = setting("default", "Whose hyperparameters to start from.")
+    preset: Literal["default", "paper", "prins", "cryosphere", "cryofold"] = setting(
+        "default", "Whose system to start from: this program's, the GNN paper's, or one of the others'."
+    )
     graph: Path | None = setting(None, "Protein graph of `cryoatom graph`; made from the template where absent.")
     poses: Literal["known", "esl"] | Path = setting(
         "known",
@@ -94,8 +133,12 @@ class TrainConfig(Settings):
     gnn_layer: Literal[tuple(GNN_LAYERS)] = setting(  # pyright: ignore
         "gcn", "With --decoder gnn: kind of its layers."
     )
-    dec_layers: PositiveInt | None = setting(None, "Hidden layers of the decoder [default: the paper's].")
-    dec_dim: PositiveInt | None = setting(None, "Their width [default: the paper's].")
+    dec_layers: PositiveInt | None = setting(
+        None, "Hidden layers of the decoder [default: 16 gcn, 12 gat, 8 sage, gin and mlp, 3 egnn and rigid]."
+    )
+    dec_dim: PositiveInt | None = setting(
+        None, "Their width; a multiple of 4 for gat [default: about 35k weights for ADK, as in the paper]."
+    )
     activation: Literal["relu", "silu"] = setting("relu", "Between the layers of --decoder mlp and of encoders.")
     residual: bool = setting(False, "With --decoder mlp: skip connections around its hidden layers.")
     segments: str = setting(
@@ -200,6 +243,12 @@ class TrainConfig(Settings):
     omega: float = setting(0.25, "Decay of R2 along the chain, per residue.", ge=0)
     r2_tolerance: float = setting(1e-3, "Pairs of R2 with less weight than this are left out.", ge=0, lt=1)
     z_prior: float = setting(0.0, "Precision of the latents' Gaussian prior, nats.", ge=0)
+    z_components: int = setting(
+        16,
+        "Gaussians that model how all images' latents are distributed, by which each is brought to its posterior mean; "
+        "0: an image's latent is that which fits it best, noise and all.",
+        ge=0,
+    )
     held_out: float = setting(0.02, "Fraction of images held out to watch for overfitting.", ge=0, le=0.5)
     train_on: Literal["all", "odd", "even"] = setting(
         "all",
@@ -233,6 +282,17 @@ class TrainConfig(Settings):
             raise ValueError("--overwrite replaces a run and --load goes on with one: give one of them")
         if self.variational and self.encoder == "none":
             raise ValueError("--variational needs an --encoder: without one latents are points")
+        if self.homogeneous and self.encoder != "none":
+            raise ValueError("--homogeneous has one conformation for all images: not with an --encoder")
+        if self.start != "template" and self.beads in ("atoms", "two"):
+            raise ValueError(
+                f"--start {self.start} leaves the template behind, and --beads {self.beads} are placed as in it: give "
+                "--beads cryofold or --beads ca"
+            )
+        if self.start != "template" and self.regularizer == "geometry":
+            raise ValueError(f"--start {self.start} leaves the template behind: not with --regularizer geometry")
+        if isinstance(self.start, float) and self.start <= 0:
+            raise ValueError(f"--start: a distance in Å is more than 0, found {self.start:g}")
         if self.encoder != "none" and self.poses == "esl":
             raise ValueError(
                 "--encoder needs known poses, or those of an earlier run: first train with --poses esl, then give its "

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -46,6 +47,16 @@ class Workers:
             self._pool = None
         torch.set_num_threads(self._before)
         torch.set_flush_denormal(False)
+
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """Lend the cores of the workers, which wait, to what the caller's thread computes: large operations pay."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self._count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """Return the function's values in the order of the items."""

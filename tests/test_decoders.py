@@ -6,10 +6,12 @@ import torch
 from molecules import helix
 from torch_geometric.nn import GCNConv
 
-from cryoatom.catalog import DECODERS
+from cryoatom.catalog import DECODERS, GNN_LAYERS
 from cryoatom.decoders import build_decoder
 from cryoatom.decoders.decoder import Decoder
-from cryoatom.decoders.gnn import GCNLayer, normalized_adjacency
+from cryoatom.decoders.layers.gcn import GCNLayer, normalized_adjacency
+from cryoatom.decoders.layers.layer import NodeState
+from cryoatom.decoders.mlp import MLPDecoder
 from cryoatom.structure.graph import ProteinGraph
 from cryoatom.structure.scaffold import alpha_scaffold
 from cryoatom.structure.template import center_template, template_from_atoms
@@ -27,6 +29,7 @@ def make_graph(residues: int, bonds: int, seed: int = 0) -> ProteinGraph:
 
 
 GRAPH = make_graph(13, 9)
+VARIANTS = [(name, {}) for name in DECODERS] + [("gnn", {"gnn_layer": layer}) for layer in GNN_LAYERS if layer != "gcn"]
 
 
 def make_decoder(name: str, graph: ProteinGraph, latent: int, **changes: object) -> Decoder:
@@ -37,10 +40,10 @@ def make_decoder(name: str, graph: ProteinGraph, latent: int, **changes: object)
     return build_decoder(config, alpha_scaffold(template, graph))
 
 
-@pytest.mark.parametrize("name", DECODERS)
-def test_every_decoder(name):
+@pytest.mark.parametrize(("name", "changes"), VARIANTS)
+def test_every_decoder(name, changes):
     torch.manual_seed(0)
-    decoder = make_decoder(name, GRAPH, 5)
+    decoder = make_decoder(name, GRAPH, 5, **changes)
     z = torch.randn(4, 5, requires_grad=True)
     untrained = decoder(z)
     assert untrained.shape == (4, 13, 3) and untrained.dtype == torch.float32
@@ -48,6 +51,7 @@ def test_every_decoder(name):
 
     optimizer = torch.optim.SGD(decoder.parameters(), lr=0.1)
     target = torch.randn(4, 13, 3)
+    decoder.draw(torch.Generator().manual_seed(0))  # as a training step does: random parameters take part
     (decoder(z) - target).square().mean().backward()
     optimizer.step()  # moves the last layer alone: behind it all gradients are zero
     trained = decoder(z)
@@ -59,19 +63,21 @@ def test_every_decoder(name):
     of_weights = torch.autograd.grad((trained - target).square().mean(), list(decoder.parameters()))
     assert all(g.abs().sum() > 0 for g in of_weights)  # nothing is dead
 
+    decoder.draw(None)
+    trained = decoder(z)
     torch.testing.assert_close(decoder(z[[2, 0]]), trained[[2, 0]])  # each image on its own
     assert decoder(z[:0]).shape == (0, 13, 3)
     torch.manual_seed(0)
-    again = make_decoder(name, GRAPH, 5)
+    again = make_decoder(name, GRAPH, 5, **changes)
     assert sorted(again.state_dict()) == sorted(decoder.state_dict())
     again.load_state_dict(decoder.state_dict())
     torch.testing.assert_close(again(z), trained, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("name", DECODERS)
-def test_gradcheck(name):
+@pytest.mark.parametrize(("name", "changes"), VARIANTS)
+def test_gradcheck(name, changes):
     torch.manual_seed(0)
-    decoder = make_decoder(name, GRAPH, 3).double()
+    decoder = make_decoder(name, GRAPH, 3, **changes).double()
     for weight in decoder.parameters():
         torch.nn.init.normal_(weight)
     assert torch.autograd.gradcheck(decoder, torch.randn(2, 3, dtype=torch.float64, requires_grad=True))
@@ -82,6 +88,46 @@ def test_weights_for_adk_are_those_of_the_paper(name, weights):
     """Supplement, table 1: 35k and 30k for 214 residues and 8 latents."""
     decoder = make_decoder(name, make_graph(214, 150), 8)
     assert sum(p.numel() for p in decoder.parameters()) == weights
+
+
+@pytest.mark.parametrize(
+    ("changes", "weights"),
+    [
+        ({}, 29_922),
+        # linear maps of 8 x 350, five of 350 x 350, 350 x 642, with their biases
+        ({"dec_layers": 5, "dec_dim": 350, "activation": "silu"}, 8 * 350 + 5 * 350**2 + 350 * 642 + 6 * 350 + 642),
+        ({"dec_layers": 3, "dec_dim": 256, "residual": True}, 8 * 256 + 3 * 256**2 + 256 * 642 + 4 * 256 + 642),
+    ],
+)
+def test_perceptrons_of_the_papers_for_adk(changes, weights):
+    """The GNN paper's; Prins' of seven linear maps, 350 wide; Cryofold's of three layers of 256 with skips."""
+    decoder = make_decoder("mlp", make_graph(214, 50), 8, **changes)
+    assert sum(p.numel() for p in decoder.parameters()) == weights
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"dec_layers": 5, "dec_dim": 350, "activation": "silu"}, {"dec_layers": 3, "residual": True}]
+)
+def test_with_an_encoder_latents_reach_the_last_layer_of_the_perceptron(changes):
+    torch.manual_seed(0)
+    decoder = make_decoder("mlp", GRAPH, 8, encoder="cnn", **changes)
+    assert isinstance(decoder, MLPDecoder)
+    features = decoder.hidden(torch.randn(200, 8))
+    assert 0.03 < features.std(dim=0).mean() < 3
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_hidden_layers_of_the_perceptron_may_have_skips(activation):
+    torch.manual_seed(0)
+    decoder = make_decoder("mlp", GRAPH, 3, dec_layers=2, dec_dim=6, residual=True, activation=activation)
+    torch.nn.init.normal_(decoder.readout.weight)
+    act = {"relu": torch.relu, "silu": torch.nn.functional.silu}[activation]
+    first, *hidden, last = [layer for layer in decoder.modules() if isinstance(layer, torch.nn.Linear)]
+    z = torch.randn(4, 3)
+    x = act(first(z))
+    for layer in hidden:
+        x = x + act(layer(x))
+    torch.testing.assert_close(decoder(z), last(x).view(4, 13, 3))
 
 
 def test_adjacency_is_that_of_equation_2():
@@ -101,11 +147,11 @@ def test_adjacency_is_that_of_equation_2():
 def test_a_layer_is_a_skip_connection_around_kipf_and_welling():
     torch.manual_seed(0)
     edges = torch.from_numpy(GRAPH.edges)
-    layer, conv = GCNLayer(6), GCNConv(6, 6)
+    layer, conv = GCNLayer(normalized_adjacency(edges, 13), 6), GCNConv(6, 6)
     conv.load_state_dict({"lin.weight": layer.linear.weight, "bias": layer.linear.bias})
     x = torch.randn(3, 13, 6, requires_grad=True)
     slow = torch.stack([image + torch.relu(conv(image, torch.cat([edges, edges.flip(1)]).T)) for image in x])
-    fast = layer(normalized_adjacency(edges, 13), x.transpose(0, 1)).transpose(0, 1)
+    fast = layer(NodeState(x.transpose(0, 1), torch.zeros(13, 3, 3))).features.transpose(0, 1)
     torch.testing.assert_close(fast, slow)
     weight = torch.randn_like(fast)
     found = torch.autograd.grad((fast * weight).sum(), [x, layer.linear.weight, layer.linear.bias])
@@ -121,7 +167,7 @@ def test_bonds_tell_neighbours_about_each_other():
     torch.nn.init.normal_(decoder.readout.weight)
     before = decoder(torch.ones(1, 2))
     with torch.no_grad():
-        decoder.embed_weight[20] += 1.0
+        decoder.embedding.weight[20] += 1.0
     changed = (decoder(torch.ones(1, 2)) - before).abs().amax(dim=(0, 2)) > 0
     assert changed[20]
     reached = torch.nonzero(changed)[:, 0]

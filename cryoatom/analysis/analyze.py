@@ -6,7 +6,6 @@ import logging
 import shlex
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from cryoatom.analysis.analyze_config import AnalyzeConfig
@@ -102,6 +101,11 @@ def analyze(config: AnalyzeConfig, *, command: list[str] | None = None, stage: S
 
 def _check_settings(run: Run, config: AnalyzeConfig) -> None:
     """Refuse what cannot be done, before any time is spent."""
+    if run.config.homogeneous:
+        raise ValueError(
+            f"{config.run} has one conformation for all images (--homogeneous), {run.folder.homogeneous}: there is "
+            "nothing to analyse"
+        )
     if config.half_sets:
         check_half_sets(run)
     if config.datadir is not None and not config.datadir.is_dir():
@@ -113,7 +117,7 @@ def _check_settings(run: Run, config: AnalyzeConfig) -> None:
 def _write_volumes(folder: AnalysisFolder, run: Run, series: dict[str, Traversal], config: AnalyzeConfig) -> None:
     """Write the density of each cluster's centre beside its structure."""
     name = f"kmeans{config.ksample}"
-    write_densities(run, series[name].positions.astype(np.float32), folder.series(name))
+    write_densities(run, run.place(series[name].latents), folder.series(name))
 
 
 def _judge(folder: AnalysisFolder, run: Run, evidence: Evidence) -> tuple[Check, ...]:

@@ -11,6 +11,7 @@ from cryoatom.analysis.run import Run, load
 from cryoatom.run_folder import RunFolder
 from cryoatom.train_config import TrainConfig
 from cryoatom.training.fit import shortened
+from cryoatom.training.inputs import MODEL_SETTINGS
 from cryoatom.training.stage import Stage, silent
 from cryoatom.training.train import train
 from cryoatom.training.trainer import Schedule
@@ -18,8 +19,10 @@ from cryoatom.training.trainer import Schedule
 _FEWEST = 4  # images: two for each half
 _SAME = 0.05  # Å: another device decodes a little differently
 _FITTED_BY = {  # settings that halves share with their run
-    *("decoder", "beads", "fit_beads", "crop_pixel", "diameter", "margin", "zdim", "num_epochs", "batch_size"),
-    *("lr", "bead_lr", "z_lr", "wd", "warmup", "decay", "z_passes", "likelihood", "scale", "robust"),
+    *MODEL_SETTINGS,
+    *("fit_beads", "crop_pixel", "diameter", "margin", "num_epochs", "batch_size", "blur", "z_components", "kl"),
+    *("regularizer", "geometry", "geometry_pairs", "geometry_count", "bond_length", "clash"),
+    *("lr", "bead_lr", "z_lr", "wd", "warmup", "decay", "z_passes", "scale", "robust"),
     *("r0", "r1", "r2", "omega", "r2_tolerance", "z_prior", "held_out", "patience", "noise", "uninvert_data"),
 }
 _logger = logging.getLogger(__name__)

@@ -207,6 +207,12 @@ class Run:
             decoded = torch.cat([self.model.decode(part) for part in rows.split(_LATENTS_AT_ONCE)]).numpy()
         return decoded[0] if np.ndim(latents) == 1 else decoded
 
+    def place(self, latents: np.ndarray) -> np.ndarray:
+        """Return all points of latents (n, latent), (n, points, 3): C-alphas, then side chains that move freely."""
+        with torch.no_grad():
+            rows = torch.from_numpy(np.asarray(latents, dtype=np.float32))
+            return torch.cat([self.model.place(part) for part in rows.split(_LATENTS_AT_ONCE)]).numpy()
+
     def inputs(self, datadir: Path | None = None) -> Inputs:
         """Read particles, template and graph as the training did; `datadir` has the stacks where they have moved."""
         if not self.config.particles.is_file():

@@ -29,7 +29,7 @@ _BEADS_AT_ONCE = 20_000
 
 
 def bead_density(
-    beads: BeadModel, conformations: Float32[np.ndarray, "n residues 3"], side: int, pixel_size: float
+    beads: BeadModel, conformations: Float32[np.ndarray, "n points 3"], side: int, pixel_size: float
 ) -> Float[Tensor, "side side side"]:
     """Return the mean density of conformations, ρ(x) = Σ_b a_b (2π σ_b²)^(-3/2) exp(-|x - b|² / 2σ_b²).
 
@@ -41,7 +41,7 @@ def bead_density(
     beads
         The run's.
     conformations
-        C-alphas, Å, template frame.
+        Points: C-alphas, then side chains that move freely, where the beads have such; Å, template frame.
     side, pixel_size
         Of the map; its origin is voxel side // 2.
 
@@ -87,7 +87,7 @@ def mean_density(
 ) -> Float[Tensor, "side side side"]:
     """Return the mean density of the conformations of some images: of `most` of them, evenly spaced."""
     some = images[spaced_rows(len(images), most)]
-    return bead_density(run.model.beads, np.asarray(run.conformations[some]), side, pixel_size)
+    return bead_density(run.model.beads, run.place(run.latents[some]), side, pixel_size)
 
 
 def write_densities(run: Run, conformations: np.ndarray, folder: Path) -> list[Path]:
@@ -98,7 +98,7 @@ def write_densities(run: Run, conformations: np.ndarray, folder: Path) -> list[P
     run
         Its beads are drawn.
     conformations
-        (n, residues, 3), Å, template frame.
+        (n, points, 3), Å, template frame; points as :func:`bead_density` wants them.
     folder
         It must exist.
     """

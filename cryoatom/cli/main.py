@@ -21,6 +21,7 @@ COMMANDS = {
     "analyze": "cryoatom.cli.analyze:analyze",
     "select": "cryoatom.cli.select:select",
     "volume": "cryoatom.cli.volume:volume",
+    "compare": "cryoatom.cli.compare:compare",
     "simulate": "cryoatom.cli.simulate:simulate",
     "demo": "cryoatom.cli.demo:demo",
 }

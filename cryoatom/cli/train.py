@@ -43,11 +43,14 @@ def train(config: TrainConfig, dry_run: bool) -> None:
     add_run_log(RunFolder(config.outdir).log)
     folder = fit(config, command=sys.argv, stage=progress)
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-    console.print(f"{folder.conformations}: one conformation per image; every epoch's figures in {folder.metrics}")
-    if config.dcd:
+    result = f"{folder.conformations}: one conformation per image"
+    if config.homogeneous:
+        result = f"{folder.homogeneous}: the one conformation of all images"
+    console.print(f"{result}; every epoch's figures in {folder.metrics}")
+    if config.dcd and not config.homogeneous:
         console.print(f"{folder.trajectory} with {folder.topology} for ChimeraX, VMD or PyMOL")
     console.print(f"{folder.image_report}: which images fit; {folder.good_rows}: their rows, for --ind")
-    if config.analysis:
+    if config.analysis and not config.homogeneous:
         analyze_finished(config, console)
 
 

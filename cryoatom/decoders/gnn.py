@@ -1,67 +1,63 @@
-"""The graph-convolution decoder of the paper (section 3.3, equation 2)."""
+"""The graph-network decoder of the paper (section 3.3), with the layers that `--gnn-layer` names."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from cryoatom.catalog import GNN_LAYERS, load
 from cryoatom.decoders.decoder import Decoder
-from cryoatom.sparse import SparseMatrix
+from cryoatom.decoders.layers.layer import GraphLayer, NodeState
 from cryoatom.structure.scaffold import Scaffold
 from cryoatom.train_config import TrainConfig
 
 
-def normalized_adjacency(edges: Int[Tensor, "edges 2"], residues: int) -> SparseMatrix:
-    """Return Â_ij = (d_i d_j)^-1/2 over edges and self-loops, d_i = |N(i) ∪ {i}| (paper eq. 2)."""
-    from torch_geometric.nn.conv.gcn_conv import gcn_norm
+class NodeEmbedding(nn.Module):
+    """Linear(latent -> points x channels)."""
 
-    both = torch.cat([edges, edges.flip(1)]).T.contiguous()
-    (target, source), weight = (np.asarray(part) for part in gcn_norm(both, None, residues, add_self_loops=True))
-    return SparseMatrix(target, source, weight, (residues, residues))
-
-
-class GCNLayer(nn.Module):
-    """Graph convolution with a skip connection: X + ReLU(Â X W + b)."""
-
-    def __init__(self, channels: int):
+    def __init__(self, points: int, latent: int, channels: int):
         super().__init__()
-        self.linear = nn.Linear(channels, channels)
+        bound = latent**-0.5
+        self.weight = nn.Parameter(torch.empty(points, latent, channels).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(points, 1, channels).uniform_(-bound, bound))
 
-    def forward(self, adjacency: SparseMatrix, features: Float[Tensor, "residues batch channels"]) -> Tensor:
-        """Apply paper eq. 2 to the whole batch as one sparse product."""
-        mixed = adjacency(features.flatten(1)).view(features.shape)
-        return features + torch.relu(self.linear(mixed))
+    def forward(self, latents: Float[Tensor, "batch latent"]) -> Float[Tensor, "points batch channels"]:
+        """Return the first features of all points."""
+        return torch.baddbmm(self.bias, latents.expand(len(self.weight), -1, -1), self.weight)
 
 
 class GNNDecoder(Decoder):
-    """Map latents to residue displacements through a graph network.
+    """Map latents to displacements of points through a graph network.
 
-    Linear(latent -> residues x channels), `layers` graph convolutions, Linear(channels -> 3). The last layer starts
-    at zero, so an untrained decoder returns no displacement.
+    Linear(latent -> points x channels), graph layers, Linear(channels -> 3). The last layer starts at zero, so an
+    untrained decoder returns no displacement. Layers that move points themselves need none.
     """
 
-    def __init__(self, edges: Tensor, residues: int, latent: int, channels: int = 16, layers: int = 16):
+    def __init__(self, embedding: NodeEmbedding, layers: Sequence[GraphLayer]):
         super().__init__()
-        self.adjacency = normalized_adjacency(edges, residues)
-        bound = latent**-0.5
-        self.embed_weight = nn.Parameter(torch.empty(residues, latent, channels).uniform_(-bound, bound))
-        self.embed_bias = nn.Parameter(torch.empty(residues, 1, channels).uniform_(-bound, bound))
-        self.layers = nn.ModuleList([GCNLayer(channels) for _ in range(layers)])
-        self.readout = nn.Linear(channels, 3)
-        nn.init.zeros_(self.readout.weight)
-        nn.init.zeros_(self.readout.bias)
+        self.embedding = embedding
+        self.layers = nn.ModuleList(layers)
+        self.readout = None
+        if not any(layer.moves_points for layer in layers):
+            self.readout = nn.Linear(embedding.weight.shape[-1], 3)
+            nn.init.zeros_(self.readout.weight)
+            nn.init.zeros_(self.readout.bias)
 
-    def forward(self, latents: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch residues 3"]:
+    def forward(self, latents: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch points 3"]:
         """Return displacements in Å."""
-        features = torch.baddbmm(self.embed_bias, latents.expand(len(self.embed_weight), -1, -1), self.embed_weight)
+        features = self.embedding(latents)
+        state = NodeState(features, features.new_zeros(()).expand(*features.shape[:2], 3))
         for layer in self.layers:
-            features = layer(self.adjacency, features)
-        return self.readout(features).transpose(0, 1)
+            state = layer(state)
+        moves = state.moves if self.readout is None else self.readout(state.features)
+        return moves.transpose(0, 1)
 
 
 def build_gnn(settings: TrainConfig, scaffold: Scaffold) -> GNNDecoder:
     """Return the paper's network, by default that for ADK: 16 layers of 16 channels, 35k weights for 214 residues."""
-    edges = torch.from_numpy(scaffold.graph.edges)
-    return GNNDecoder(edges, len(scaffold), settings.zdim, settings.dec_dim or 16, settings.dec_layers or 16)
+    channels = settings.dec_dim or 16
+    embedding = NodeEmbedding(len(scaffold), settings.zdim, channels)
+    return GNNDecoder(embedding, load(GNN_LAYERS, settings.gnn_layer)(scaffold, channels, settings.dec_layers))

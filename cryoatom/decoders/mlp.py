@@ -1,4 +1,4 @@
-"""The multilayer-perceptron decoder that the paper compares with (supplement, section 3)."""
+"""The multilayer-perceptron decoder of the papers: GNN paper (supplement, section 3), Prins et al., Cryofold."""
 
 from __future__ import annotations
 
@@ -6,20 +6,42 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cryoatom.decoders.decoder import Decoder
+from cryoatom.perceptron import hidden_layers, keep_variance
 from cryoatom.structure.scaffold import Scaffold
 from cryoatom.train_config import TrainConfig
 
 
 class MLPDecoder(Decoder):
-    """Map latents to residue displacements: Linear, `layers` hidden layers of `width`, Linear to residues x 3; ReLU."""
+    """Map latents to displacements: Linear, `layers` hidden layers of `width`, Linear to points x 3.
 
-    def __init__(self, residues: int, latent: int, width: int = 32, layers: int = 8):
+    The papers' networks are 8 layers of 32, ReLU (GNN paper: `layers` 8, and by default); 7 linear maps in all, 350
+    wide, SiLU (Prins et al., appendix E: `layers` 5); 3 layers of 256 with skips (Cryofold, section 5).
+
+    Parameters
+    ----------
+    points, latent
+        Points to displace; numbers of a latent.
+    width, layers
+        Of the hidden layers.
+    activation
+        'relu' or 'silu'.
+    residual
+        A hidden layer adds to what it is given.
+    """
+
+    def __init__(
+        self,
+        points: int,
+        latent: int,
+        width: int = 32,
+        layers: int = 8,
+        *,
+        activation: str = "relu",
+        residual: bool = False,
+    ):
         super().__init__()
-        blocks: list[nn.Module] = [nn.Linear(latent, width), nn.ReLU()]
-        for _ in range(layers):
-            blocks += [nn.Linear(width, width), nn.ReLU()]
-        self.hidden = nn.Sequential(*blocks)
-        self.readout = nn.Linear(width, 3 * residues)
+        self.hidden = hidden_layers(latent, width, layers, activation=activation, residual=residual)
+        self.readout = nn.Linear(width, 3 * points)
         nn.init.zeros_(self.readout.weight)
         nn.init.zeros_(self.readout.bias)
 
@@ -29,5 +51,19 @@ class MLPDecoder(Decoder):
 
 
 def build_mlp(settings: TrainConfig, scaffold: Scaffold) -> MLPDecoder:
-    """Return the paper's network, by default that for ADK: 8 hidden layers of 32, 30k weights for 214 residues."""
-    return MLPDecoder(len(scaffold), settings.zdim, settings.dec_dim or 32, settings.dec_layers or 8)
+    """Return the GNN paper's network, by default that for ADK: 8 hidden layers of 32, 30k weights for 214 residues.
+
+    Free latents move apart until such a deep network tells them apart. An encoder's do not: all images would get one
+    conformation. So with an encoder the network starts with latents that reach its last layer.
+    """
+    decoder = MLPDecoder(
+        len(scaffold),
+        settings.zdim,
+        settings.dec_dim or 32,
+        settings.dec_layers or 8,
+        activation=settings.activation,
+        residual=settings.residual,
+    )
+    if settings.encoder != "none" and not settings.residual:
+        keep_variance(decoder.hidden)
+    return decoder

@@ -1,4 +1,10 @@
-"""Encoders map crops `(batch, side, side)` to latents; a new one is one file and one line in catalog.py."""
+"""Encoders map crops `(batch, side, side)` to latents; a new one is one file and one line in catalog.py.
+
+They see w, the matched crop, not the image as it was taken: the image's likelihood depends on it through w alone, for
+whatever conformation and pose, so that no other function of the image tells more. Its CTF has been applied once more
+(phases are right, and frequencies without signal weigh nothing), its noise weighed, its shift taken away, and it has
+the particle's size. It comes divided by its spread over the data set, the scale that networks start from.
+"""
 
 from torch import nn
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cryoatom.perceptron import ACTIVATIONS, Residual
+from cryoatom.perceptron import hidden_layers
 from cryoatom.train_config import TrainConfig
 
 
@@ -24,9 +24,8 @@ class MLPEncoder(nn.Module):
 
     def __init__(self, side: int, outputs: int, width: int, layers: int, activation: str):
         super().__init__()
-        act = ACTIVATIONS[activation]
-        hidden = [Residual(nn.Sequential(nn.Linear(width, width), act())) for _ in range(layers)]
-        self.network = nn.Sequential(nn.Flatten(), nn.Linear(side**2, width), act(), *hidden, nn.Linear(width, outputs))
+        hidden = hidden_layers(side**2, width, layers, activation=activation, residual=True)
+        self.network = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, outputs))
 
     def forward(self, crops: Float[Tensor, "batch side side"]) -> Float[Tensor, "batch outputs"]:
         """Return the latents of images."""

@@ -1,8 +1,9 @@
 """From C-alpha conformations to projected Gaussian beads (design D1.6).
 
-Three bead models share one form: a bead is a fixed linear combination of C-alphas and of the local frame vectors of
-its residue. `ca` is the papers' single bead, `two` the generic backbone and side-chain beads, `atoms` carries the
-template's own atoms rigidly in each residue's local frame.
+The bead models share one form: a bead is a fixed linear combination of points and of the local frame vectors of its
+residue. `ca` is the papers' single bead, `two` the generic backbone and side-chain beads, `atoms` carries the
+template's own atoms rigidly in each residue's local frame. Points are the C-alphas; `cryofold` has free side chains
+after them.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cryoatom.imaging.output_norm import OutputNorm
 from cryoatom.imaging.project import render
 from cryoatom.imaging.residues import residue_electrons, residue_types, residue_widths
 from cryoatom.sparse import SparseMatrix
+from cryoatom.structure.scaffold import BACKBONE_ATOMS
 from cryoatom.structure.template import Template
 
 logger = logging.getLogger(__name__)
 
-BACKBONE_ATOMS = ("N", "CA", "C", "O", "OXT")
-_BACKBONE_ELECTRONS = 29.0  # N CA C O and their two hydrogens
+BACKBONE_ELECTRONS = 29.0  # N CA C O and their two hydrogens
 _ATOM_WIDTH = 1.0  # Å, of one atom's projection
 _SPLIT_SIDE_CHAIN = 4  # heavy atoms; a longer side chain becomes a near and a far bead
 _FLOOR_SLOPE = 0.02  # below the least variance: next to nothing, but a gradient that finds the way back
@@ -42,13 +44,18 @@ class BeadLayout:
     kind : (beads,) int64
         0 backbone, 1 near or whole side chain, 2 far side chain.
     anchors : (beads, 2) int64
-        A bead starts from the mean of these two C-alphas (twice the same: from that C-alpha).
+        A bead starts from the mean of these two points (twice the same: from that point); C-alphas come first.
     offsets : (beads, 3) float64
         Then moves by these lengths along the local frame of its residue, Å.
     electrons : (beads,) float64
         Mass.
     variances : (beads,) float64
         Part of the squared width that does not change in training, Å².
+    group : (beads,) int64, optional
+        Beads of one group have what is learned of mass and width in common [default: those of one residue type and
+        kind].
+    width : float
+        Where the learned part of their width starts, Å.
     """
 
     residue: np.ndarray
@@ -57,6 +64,8 @@ class BeadLayout:
     offsets: np.ndarray
     electrons: np.ndarray
     variances: np.ndarray
+    group: np.ndarray | None = None
+    width: float = _ATOM_WIDTH
 
     def __len__(self) -> int:
         return len(self.residue)
@@ -120,12 +129,12 @@ def two_bead_layout(template: Template) -> BeadLayout:
     n = len(template)
     residue = np.arange(n)
     following = np.where(np.append(template.bonded, False), residue + 1, residue)
-    side_electrons = residue_electrons(template.residue_names) - _BACKBONE_ELECTRONS
+    side_electrons = residue_electrons(template.residue_names) - BACKBONE_ELECTRONS
     has_side = template.residue_names != "GLY"
     distance = 0.75 * np.cbrt(np.maximum(side_electrons, 1.0))
     offsets = np.zeros((n, 3))
     offsets[:, 1] = distance
-    backbone_electrons = np.where(has_side, _BACKBONE_ELECTRONS, _BACKBONE_ELECTRONS + side_electrons)
+    backbone_electrons = np.where(has_side, BACKBONE_ELECTRONS, BACKBONE_ELECTRONS + side_electrons)
     side_variance = np.maximum(residue_widths(template.residue_names) ** 2 / 2 - _ATOM_WIDTH**2, 0.1)
     return BeadLayout(
         residue=np.concatenate([residue, residue[has_side]]),
@@ -186,7 +195,11 @@ def _atomic_numbers(elements: np.ndarray) -> np.ndarray:
 
 
 def bead_layout(template: Template, beads: str) -> BeadLayout:
-    """Return the layout named `beads` ('atoms', 'two' or 'ca'); 'atoms' of a C-alpha-only template becomes 'two'."""
+    """Return the layout named `beads`; 'atoms' of a template of C-alphas alone becomes 'two'."""
+    if beads == "cryofold":
+        from cryoatom.imaging.cryofold_beads import cryofold_layout  # which needs this module
+
+        return cryofold_layout(template)
     if beads == "ca":
         return ca_layout(template)
     if beads == "atoms" and not template.is_alpha_only:
@@ -197,10 +210,10 @@ def bead_layout(template: Template, beads: str) -> BeadLayout:
 
 
 class BeadModel(nn.Module):
-    """Turn conformations into projected beads, and hold what is learned about beads.
+    """Turn points into projected beads, and hold what is learned about beads.
 
-    Learned: one amplitude factor and one squared width per residue type and bead kind, and the overall scale from
-    electrons to image units.
+    Learned: one amplitude factor and one squared width per group of beads, as a rule per residue type and bead kind,
+    and the overall scale from electrons to image units.
 
     Parameters
     ----------
@@ -210,28 +223,41 @@ class BeadModel(nn.Module):
         The structure the layout was made from.
     minimum_width
         Å; narrower beads would alias on the crop's grid.
+    output_norm
+        Divides the scale from electrons to image units, which then stays as training has found it at its start.
     """
 
     electrons: Tensor
     fixed_variances: Tensor
     group: Tensor
 
-    def __init__(self, layout: BeadLayout, template: Template, minimum_width: float):
+    def __init__(
+        self, layout: BeadLayout, template: Template, minimum_width: float, output_norm: OutputNorm | None = None
+    ):
         super().__init__()
-        residues = len(template)
+        self.output_norm = output_norm
         self.minimum_variance = minimum_width**2
+        self.extra_variance = 0.0
         self.register_buffer("electrons", torch.from_numpy(layout.electrons).float(), persistent=False)
         self.register_buffer("fixed_variances", torch.from_numpy(layout.variances).float(), persistent=False)
-        group = residue_types(template.residue_names)[layout.residue] * _KINDS + layout.kind
+        group, groups = layout.group, 20 * _KINDS
+        if group is None:
+            group = residue_types(template.residue_names)[layout.residue] * _KINDS + layout.kind
+        else:
+            groups = int(group.max()) + 1
         self.register_buffer("group", torch.from_numpy(group), persistent=False)
-        groups = 20 * _KINDS
         self.log_amplitude = nn.Parameter(torch.zeros(groups))
-        self.log_variance = nn.Parameter(torch.full((groups,), 2 * float(np.log(_ATOM_WIDTH))))
+        self.log_variance = nn.Parameter(torch.full((groups,), 2 * float(np.log(layout.width))))
         self.log_scale = nn.Parameter(torch.zeros(()))
-        self._register_matrices(layout, template, residues)
+        self.residues, self.has_frames = len(template), bool(layout.offsets.any())
+        points = max(len(template), int(layout.anchors.max()) + 1)
+        if self.has_frames:
+            self._register_frames(template)
+        self._register_beads(layout, points)
 
-    def _register_matrices(self, layout: BeadLayout, template: Template, residues: int) -> None:
-        """Write frames and beads as two sparse matrices: differences of C-alphas, and combinations with frames."""
+    def _register_frames(self, template: Template) -> None:
+        """Write frames as a sparse matrix: differences of C-alphas."""
+        residues = len(template)
         before, middle, after = frame_triples(template.chain_position).T
         row, one = np.arange(residues), np.ones(residues)
         self.difference = SparseMatrix(
@@ -240,61 +266,76 @@ class BeadModel(nn.Module):
             np.concatenate([one, -one, 2 * one, -one, -one]),
             (2 * residues, residues),
         )
+
+    def _register_beads(self, layout: BeadLayout, points: int) -> None:
+        """Write beads as a sparse matrix: combinations of points with frames."""
         bead, half = np.arange(len(layout)), np.full(len(layout), 0.5)
-        frame_columns = [(k + 1) * residues + layout.residue for k in range(3)]
+        columns, values = [*layout.anchors.T], [half, half]
+        if self.has_frames:
+            columns += [points + k * self.residues + layout.residue for k in range(3)]
+            values += [*layout.offsets.T]
         self.combination = SparseMatrix(
-            np.concatenate([bead] * 5),
-            np.concatenate([*layout.anchors.T, *frame_columns]),
-            np.concatenate([half, half, *layout.offsets.T]),
-            (len(layout), 4 * residues),
+            np.concatenate([bead] * len(columns)),
+            np.concatenate(columns),
+            np.concatenate(values),
+            (len(layout), points + (3 * self.residues if self.has_frames else 0)),
         )
 
     def amplitudes(self) -> Float[Tensor, " beads"]:
         """Return bead masses in image units."""
-        return self.electrons * torch.exp(self.log_amplitude[self.group] + self.log_scale)
+        masses = self.electrons * torch.exp(self.log_amplitude[self.group] + self.log_scale)
+        return masses if self.output_norm is None else masses / self.output_norm()
 
     def variances(self) -> Float[Tensor, " beads"]:
         """Return squared bead widths in Å²."""
         learned = torch.exp(self.log_variance)[self.group]
         above = self.fixed_variances + learned - self.minimum_variance
-        return self.minimum_variance + nn.functional.leaky_relu(above, _FLOOR_SLOPE)
+        return self.minimum_variance + nn.functional.leaky_relu(above, _FLOOR_SLOPE) + self.extra_variance
+
+    def widen(self, extra_variance: float) -> None:
+        """Make all beads wider by this, Å², from now on; nothing that is learned or saved changes."""
+        self.extra_variance = extra_variance
 
     def project(
-        self, conformations: Float[Tensor, "batch residues 3"], rotations: Float[Tensor, "batch 3 3"]
+        self, points: Float[Tensor, "batch points 3"], rotations: Float[Tensor, "batch 3 3"]
     ) -> Float[Tensor, "batch beads 2"]:
         """Return bead centres (R b)_xy in Å, without shifts."""
-        return self._assemble(torch.bmm(rotations, conformations.mT).permute(2, 1, 0).contiguous(), 2)
+        return self._assemble(torch.bmm(rotations, points.mT).permute(2, 1, 0).contiguous(), 2)
 
     def render(
         self,
-        conformations: Float[Tensor, "batch residues 3"],
+        points: Float[Tensor, "batch points 3"],
         rotations: Float[Tensor, "batch 3 3"],
         side: int,
         pixel_size: float,
         *,
         shifts: Float[Tensor, "batch 2"] | None = None,
     ) -> Float[Tensor, "batch side side"]:
-        """Return v, the projection of posed conformations (paper eq. 1) in image units; shifts in Å."""
-        centers = self.project(conformations, rotations)
+        """Return v, the projection of posed points (paper eq. 1) in image units; shifts in Å."""
+        centers = self.project(points, rotations)
         if shifts is not None:
             centers = centers + shifts[:, None]
         return render(centers, self.amplitudes(), self.variances(), side, pixel_size)
 
-    def place(self, conformations: Float[Tensor, "batch residues 3"]) -> Float[Tensor, "batch beads 3"]:
+    def place(self, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, "batch beads 3"]:
         """Return bead centres b in Å, before any rotation: (R b)_xy are those of :meth:`project`."""
-        return self._assemble(conformations.permute(1, 2, 0).contiguous(), 3)
+        return self._assemble(points.permute(1, 2, 0).contiguous(), 3)
 
-    def _assemble(self, x: Float[Tensor, "residues 3 batch"], axes: int) -> Float[Tensor, "batch beads axes"]:
+    def _assemble(self, x: Float[Tensor, "points 3 batch"], axes: int) -> Float[Tensor, "batch beads axes"]:
         """Return the first coordinates, two or all three, of bead centres."""
+        stacked = torch.cat([x[:, :axes], *self._frames(x[: self.residues], axes)]) if self.has_frames else x[:, :axes]
+        beads = self.combination(stacked.flatten(1))
+        return beads.view(-1, axes, x.shape[2]).permute(2, 0, 1)
+
+    def _frames(self, x: Float[Tensor, "residues 3 batch"], axes: int) -> list[Float[Tensor, "residues axes batch"]]:
+        """Return the first coordinates of the residues' frame vectors."""
         residues, _, batch = x.shape
         arms = self.difference(x.flatten(1)).view(2, residues, 3, batch)
         e1 = _normalize(arms[0])
         e2 = _normalize(arms[1] - (arms[1] * e1).sum(dim=1, keepdim=True) * e1)
         cyclic = ((1, 2), (2, 0), (0, 1))[:axes]
         e3 = torch.stack([e1[:, i] * e2[:, j] - e1[:, j] * e2[:, i] for i, j in cyclic], dim=1)
-        stacked = torch.cat([x[:, :axes], e1[:, :axes], e2[:, :axes], e3])
-        beads = self.combination(stacked.flatten(1))
-        return beads.view(-1, axes, batch).permute(2, 0, 1)
+        return [e1[:, :axes], e2[:, :axes], e3]
 
 
 def _normalize(vectors: Float[Tensor, "residues 3 batch"]) -> Float[Tensor, "residues 3 batch"]:

@@ -16,7 +16,7 @@ from cryoatom.files.replacing import replacing
 from cryoatom.structure.polymer import MAX_PEPTIDE_DISTANCE, backbone_positions
 from cryoatom.structure.template import Template
 
-PEPTIDE, HYDROGEN = 0, 1
+PEPTIDE, HYDROGEN, SIDE_CHAIN = 0, 1, 2
 COUPLING = 27.89  # q1 q2 f = 0.42 e * 0.20 e * 332 Å kcal/mol, as DSSP has it
 MAX_ENERGY = -0.5
 MIN_ENERGY = -9.9
@@ -35,9 +35,9 @@ class ProteinGraph:
     edges : (edges, 2) int64
         i < j, sorted.
     kinds : (edges,) int8
-        0 for a peptide bond, 1 for a hydrogen bond.
+        0 for a peptide bond, 1 for a hydrogen bond; 2 for a C-alpha and its own side chain, where that is a point.
     energies : (edges,) float64
-        Of hydrogen bonds in kcal/mol; NaN for peptide bonds.
+        Of hydrogen bonds in kcal/mol; NaN for others.
     residues : int
     """
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,30 +13,51 @@ from cryoatom.decoders import build_decoder
 from cryoatom.encoders import build_encoder
 from cryoatom.imaging.beads import BeadModel, bead_layout
 from cryoatom.imaging.matched import WIDTH_PER_PIXEL, MatchedSet
+from cryoatom.imaging.output_norm import OutputNorm
 from cryoatom.particles.rows import spaced_rows
 from cryoatom.structure.graph import ProteinGraph
-from cryoatom.structure.scaffold import Scaffold, alpha_scaffold
+from cryoatom.structure.scaffold import (
+    Scaffold,
+    alpha_scaffold,
+    side_chain_reach,
+    side_chain_residues,
+    side_chain_scaffold,
+    starting_alphas,
+)
 from cryoatom.structure.template import Template
 from cryoatom.train_config import TrainConfig
-from cryoatom.training.encoding import EncodedLatents
+from cryoatom.training.clash import Clash
+from cryoatom.training.encoding import EncodedLatents, EncoderPlan
 from cryoatom.training.expected import ExpectedLoss, expected_plan
+from cryoatom.training.geometry_loss import GeometryDegradation
 from cryoatom.training.image_fits import ImageFits
 from cryoatom.training.inputs import Inputs, choose_device, known_shifts
 from cryoatom.training.latents import LATENT_SPREAD, LatentTable, own_latents, scattered_latents
 from cryoatom.training.model import ConformationModel
-from cryoatom.training.objective import Objective, Weights
+from cryoatom.training.objective import Objective, Restraint, Weights
 from cryoatom.training.pose_table import PoseTable
 from cryoatom.training.regularizers import Rigidity
+from cryoatom.training.restraints import SideChainTether
 from cryoatom.training.trainer import Plan, Schedule, Trainer
 from cryoatom.workers import Workers
 
+ALPHA_DISTANCE = 3.8  # Å, of C-alphas with a trans peptide bond between them
 _SEARCHED_POSE_RATE_DEG = 0.6
 _SPREAD_SAMPLE = 256  # images that tell the encoder's unit of brightness
+_logger = logging.getLogger(__name__)
+
+
+def one_conformation(config: TrainConfig) -> TrainConfig:
+    """Return the settings; with --homogeneous those of one conformation for all images, whatever else they say."""
+    if not config.homogeneous:
+        return config
+    return config.model_copy(update={"decoder": "constant", "encoder": "none", "variational": False})
 
 
 def build_scaffold(config: TrainConfig, template: Template, graph: ProteinGraph) -> Scaffold:
     """Return the points that the decoder moves."""
-    return alpha_scaffold(template, graph)
+    make = side_chain_scaffold if config.beads == "cryofold" else alpha_scaffold
+    return make(template, graph, start=config.start, seed=config.seed)
 
 
 def build_model(config: TrainConfig, template: Template, graph: ProteinGraph, pixel_size: float) -> ConformationModel:
@@ -42,11 +65,14 @@ def build_model(config: TrainConfig, template: Template, graph: ProteinGraph, pi
     scaffold = build_scaffold(config, template, graph)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        decoder = build_decoder(config, scaffold)
+        decoder = build_decoder(one_conformation(config), scaffold)
+        output_norm = OutputNorm() if config.output_norm == "mlp" else None
     layout = bead_layout(template, config.beads)
-    beads = BeadModel(layout, template, minimum_width=WIDTH_PER_PIXEL * pixel_size)
+    beads = BeadModel(layout, template, WIDTH_PER_PIXEL * pixel_size, output_norm)
     beads.requires_grad_(config.fit_beads)
-    beads.log_scale.requires_grad_(True)
+    scale = beads.log_scale if output_norm is None else output_norm
+    beads.log_scale.requires_grad_(False)
+    scale.requires_grad_(True)
     start = torch.from_numpy(scaffold.positions)
     return ConformationModel(torch.from_numpy(template.positions), decoder, beads, start)
 
@@ -54,26 +80,65 @@ def build_model(config: TrainConfig, template: Template, graph: ProteinGraph, pi
 def build_objective(config: TrainConfig, template: Template, pixel_size: float) -> Objective:
     """Assemble the objective around the template."""
     positions = torch.from_numpy(template.positions)
-    return Objective(
-        Weights(r0=config.r0, r1=config.r1, r2=config.r2, prior=config.z_prior),
+    rigidity = config.r2 if config.regularizer == "rigidity" else 0.0
+    objective = Objective(
+        Weights(r0=config.r0, r1=config.r1, r2=rigidity, prior=config.z_prior),
         Rigidity(positions, torch.from_numpy(template.chain_position), config.omega, config.r2_tolerance),
         positions,
         torch.from_numpy(template.bonded),
         likelihood=config.likelihood,
         pixel_size=pixel_size,
+        others=build_restraints(config, template),
     )
+    if config.bond_length is not None:
+        objective.bond_lengths.fill_(config.bond_length)
+    if config.start != "template":
+        forget_template(objective, config, template)
+    return objective
+
+
+def build_restraints(config: TrainConfig, template: Template) -> dict[str, Restraint]:
+    """Return the terms of the objective beside the GNN paper's, by name."""
+    restraints: dict[str, Restraint] = {}
+    if config.regularizer == "geometry" and config.geometry and config.start == "template":
+        positions = torch.from_numpy(template.positions)
+        restraints["geometry"] = GeometryDegradation(
+            positions, config.geometry, config.geometry_pairs, config.geometry_count
+        )
+    if config.beads == "cryofold" and config.r1:
+        residue = torch.from_numpy(side_chain_residues(template))
+        reach = side_chain_reach(template)
+        restraints["side_chains"] = SideChainTether(residue, len(template), reach=reach, weight=config.r1)
+    if config.clash:
+        restraints["clash"] = Clash(torch.from_numpy(template.chain_position), config.clash)
+    return restraints
+
+
+def forget_template(objective: Objective, config: TrainConfig, template: Template) -> None:
+    """Take out what an objective knows of the template's coordinates, for a start elsewhere.
+
+    R0 keeps the centre of the start, bonds are as long as in any protein, and there is no R2.
+    """
+    start = torch.from_numpy(starting_alphas(template, config.start, config.seed))
+    objective.template_center.copy_(start.mean(dim=0))
+    objective.bond_lengths.fill_(config.bond_length or ALPHA_DISTANCE)
+    if config.r2:
+        _logger.info("--start %s: R2 is left out, it would tell the template's distances", config.start)
+    objective.weights = replace(objective.weights, r2=0.0)
 
 
 def build_trainer(config: TrainConfig, inputs: Inputs, data: MatchedSet, workers: Workers) -> Trainer:
     """Assemble the state of a fit at its start."""
+    config = one_conformation(config)
     schedule = Schedule(
         config.num_epochs,
         config.warmup,
         config.decay,
         lr=config.lr,
         bead_lr=config.bead_lr,
-        z_lr=config.z_lr if config.encoder == "none" else config.lr,
+        z_lr=config.z_lr,
         pose_lr=pose_rate(config),
+        blur=config.blur,
     )
     plan = Plan(schedule, config.batch_size, config.wd, config.seed, config.chunk)
     objective, poses = build_objective(config, inputs.template, data.grid.coarse_pixel), starting_poses(config, inputs)
@@ -83,7 +148,7 @@ def build_trainer(config: TrainConfig, inputs: Inputs, data: MatchedSet, workers
     return Trainer(
         build_model(config, inputs.template, inputs.graph, data.grid.coarse_pixel),
         objective,
-        build_latents(config, data),
+        build_latents(config, data, workers),
         data,
         poses,
         plan,
@@ -93,7 +158,7 @@ def build_trainer(config: TrainConfig, inputs: Inputs, data: MatchedSet, workers
     )
 
 
-def build_latents(config: TrainConfig, data: MatchedSet) -> LatentTable | EncodedLatents:
+def build_latents(config: TrainConfig, data: MatchedSet, workers: Workers) -> LatentTable | EncodedLatents:
     """Return latents of their own for all images, or those that an encoder reads off them."""
     generator = torch.Generator().manual_seed(config.seed)
     table = own_latents(scattered_latents(len(data), config.zdim, LATENT_SPREAD, generator))
@@ -107,10 +172,14 @@ def build_latents(config: TrainConfig, data: MatchedSet) -> LatentTable | Encode
         network,
         table,
         lambda rows: data.read(rows)[0] / spread,
-        divergence=config.kl if config.variational else None,
-        weight_decay=config.wd,
-        seed=config.seed,
+        EncoderPlan(
+            pace=config.lr / config.z_lr,
+            divergence=config.kl if config.variational else None,
+            weight_decay=config.wd,
+            seed=config.seed,
+        ),
         device=choose_device(config.device),
+        workers=workers,
     )
 
 

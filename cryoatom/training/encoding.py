@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cryoatom.training.latents import LatentTable
+from cryoatom.workers import Workers
 
 ReadCrops = Callable[[np.ndarray], Tensor]
 """Returns w of some images, (batch, side, side)."""
@@ -25,11 +27,36 @@ def divergence_from_normal(
     return 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum(dim=1)
 
 
+@dataclass(frozen=True)
+class EncoderPlan:
+    """How an encoder learns.
+
+    Parameters
+    ----------
+    pace
+        Its learning rate, as part of the latents' own.
+    divergence
+        Weight of the divergence from the prior; None: latents are points.
+    weight_decay
+        Of the network.
+    seed
+        Of the draws.
+    """
+
+    pace: float
+    divergence: float | None
+    weight_decay: float
+    seed: int
+
+
 class EncodedLatents:
     """Latents of an image encoder, in the place of a :class:`LatentTable`.
 
     Each step encodes its images, once and as a whole (batch normalisation sees all of them); the gradients of their
     latents then go on through the network. Between steps an image has the latent, or its mean, of its last visit.
+
+    The network computes in the caller's thread, with the cores of the workers, which wait for it. So the last bits of
+    a run with an encoder depend on the number of threads.
 
     Parameters
     ----------
@@ -39,12 +66,8 @@ class EncodedLatents:
         Where the latents of all images are kept.
     read_crops
         Reads images.
-    divergence
-        Weight of the divergence from the prior; None: latents are points.
-    weight_decay
-        Of the network.
-    seed
-        Of the draws.
+    plan, device, workers
+        How and where it learns.
     """
 
     def __init__(
@@ -52,16 +75,15 @@ class EncodedLatents:
         network: nn.Module,
         table: LatentTable,
         read_crops: ReadCrops,
+        plan: EncoderPlan,
         *,
-        divergence: float | None,
-        weight_decay: float,
-        seed: int,
         device: torch.device,
+        workers: Workers,
     ):
         self.network, self.table, self._read_crops = network.to(device), table, read_crops
-        self._divergence, self._device = divergence, device
-        self._generator = torch.Generator().manual_seed(seed)
-        self._optimizer = torch.optim.AdamW(network.parameters(), weight_decay=weight_decay)
+        self._plan, self._device, self._workers = plan, device, workers
+        self._generator = torch.Generator().manual_seed(plan.seed)
+        self._optimizer = torch.optim.AdamW(network.parameters(), weight_decay=plan.weight_decay)
         self._drawn: Tensor | None = None
         self._place = torch.full((len(table.owner),), -1)
         self._cost: Tensor | None = None
@@ -73,20 +95,25 @@ class EncodedLatents:
 
     def prepare(self, images: Int[Tensor, " batch"], *, is_training: bool) -> None:
         """Encode the images of a step; without training, where their latents are."""
+        crops = self._read_crops(images.numpy()).to(self._device)
         self.network.train(is_training)
-        with torch.set_grad_enabled(is_training):
-            output = self.network(self._read_crops(images.numpy()).to(self._device))
-            if self._divergence is None:
-                mean, drawn, self._cost = output, output, None
-            else:
-                mean, log_variance = output.chunk(2, dim=1)
-                log_variance = log_variance.clamp(*_LOG_VARIANCE)
-                noise = torch.randn(mean.shape, generator=self._generator).to(mean) if is_training else 0.0
-                drawn = mean + noise * (0.5 * log_variance).exp()
-                self._cost = self._divergence * divergence_from_normal(mean, log_variance)
+        with torch.set_grad_enabled(is_training), self._workers.idle():
+            mean, self._drawn, self._cost = self._draw(self.network(crops), is_training=is_training)
         self.table.values[self.table.owner[images]] = mean.detach().cpu()
-        self._drawn = drawn if is_training else None
+        self._drawn = self._drawn if is_training else None
         self._place[images] = torch.arange(len(images)) if is_training else -1
+
+    def _draw(self, output: Tensor, *, is_training: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return means, draws (the means themselves without training), and what they cost."""
+        if self._plan.divergence is None:
+            return output, output, None
+        mean, log_variance = output.chunk(2, dim=1)
+        log_variance = log_variance.clamp(*_LOG_VARIANCE)
+        cost = self._plan.divergence * divergence_from_normal(mean, log_variance)
+        if not is_training:
+            return mean, mean, cost
+        noise = torch.randn(mean.shape, generator=self._generator).to(mean)
+        return mean, mean + noise * (0.5 * log_variance).exp(), cost
 
     def read(self, images: Int[Tensor, " batch"]) -> Float[Tensor, "batch latent"]:
         """Return the latents of some images: in a step those that it has drawn."""
@@ -106,18 +133,36 @@ class EncodedLatents:
         total = (self._drawn * gradient.to(self._drawn)).sum()
         if self._cost is not None:
             total = total + self._cost.sum()
-        (total / len(images)).backward()
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        self._optimizer.step()
+            group["lr"] = self._plan.pace * lr
+        with self._workers.idle():
+            (total / len(images)).backward()
+            self._optimizer.step()
         self._drawn = self._cost = None
 
     def settled(self, batches: list[np.ndarray]) -> LatentTable:
         """Return the latents of all images by the final network, which may then move freely."""
+        self._renew_statistics(batches)
         for rows in batches:
             self.prepare(torch.from_numpy(rows), is_training=False)
         self._cost = None
         return self.table
+
+    @torch.no_grad()
+    def _renew_statistics(self, batches: list[np.ndarray]) -> None:
+        """Give batch normalisation the mean statistics of all batches by the final weights.
+
+        Those that it has followed in training are of the last few batches, and of weights that have moved since.
+        """
+        layers = [layer for layer in self.network.modules() if isinstance(layer, nn.BatchNorm2d)]
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # which means: a plain mean
+        self.network.train()
+        for rows in batches if layers else []:
+            crops = self._read_crops(rows).to(self._device)
+            with self._workers.idle():
+                self.network(crops)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything a resumed run needs."""
@@ -135,5 +180,7 @@ class EncodedLatents:
         self.table = LatentTable.from_state(state)
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["network_optimizer"])
+        for group in self._optimizer.param_groups:
+            group["weight_decay"] = self._plan.weight_decay  # this run's option, not the checkpoint's
         self._generator.set_state(state["generator"])
         return self

@@ -27,12 +27,13 @@ from cryoatom.training.disk import DiskNeed, check_space, disk_need, folder_need
 from cryoatom.training.fit import start_scale, training_rows
 from cryoatom.training.images import are_prepared, measure_noise, prepare_images
 from cryoatom.training.inputs import Inputs, read_inputs, run_identity
+from cryoatom.training.latent_mixture import latent_prior
 from cryoatom.training.pose_search import PoseSearch
 from cryoatom.training.robust import CONTROLS
 from cryoatom.training.search_plan import search_plan
 from cryoatom.training.stage import silent
 from cryoatom.training.trainer import Trainer
-from cryoatom.training.uncertainty import are_poses_uncertain, image_posterior, is_uncertainty_measured, latent_prior
+from cryoatom.training.uncertainty import are_poses_uncertain, image_posterior, is_uncertainty_measured
 from cryoatom.workers import Workers
 
 _MEASURED = 256  # images that are prepared and trained on
@@ -157,9 +158,9 @@ def _training(config: TrainConfig, trainer: Trainer, count: int) -> dict[str, fl
         visited += plan.epochs * (max(plan.images, sample) - training)
     epochs = visited * step + config.num_epochs * (2 * held_out * latents + min(count, CONTROLS) * forward)
     return {
-        f"{config.num_epochs} epochs": epochs + config.z_passes * count * latents,
+        f"{config.num_epochs} epochs": epochs + (0 if config.homogeneous else config.z_passes) * count * latents,
         "uncertainty": count * _uncertainty(config, trainer, rows),
-        "writing conformations": count * decoding * (2 if config.dcd else 1),
+        "writing conformations": count * decoding * (2 if config.dcd and not config.homogeneous else 1),
     }
 
 
@@ -183,7 +184,7 @@ def _searching(config: TrainConfig, trainer: Trainer, count: int) -> dict[str, f
     plan = search_plan(config)
     if plan is None:
         return {}
-    search, template = PoseSearch(trainer, plan), trainer.model.template_positions
+    search, template = PoseSearch(trainer, plan), trainer.model.start
     classes, sample = template.expand(plan.classes, -1, -1), min(count, plan.images)
     first = _SearchCost.of(lambda rows: search(0, rows, template[None], is_wide=True), len(trainer.data))
     own = _SearchCost.of(lambda rows: search(0, rows, classes, is_exact=True), len(trainer.data))

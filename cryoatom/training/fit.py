@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ from cryoatom.particles.rows import spaced_rows
 from cryoatom.run_folder import RunFolder
 from cryoatom.train_config import TrainConfig
 from cryoatom.training.checkpoint import History, Identity, load_checkpoint, save_checkpoint
+from cryoatom.training.denoise import are_latents_denoised, denoise_latents
 from cryoatom.training.expected import expected_plan
 from cryoatom.training.orientation import Orientation
 from cryoatom.training.robust import first_weighed, keep_what_is_asked_for, weigh_images
 from cryoatom.training.search_plan import search_plan
 from cryoatom.training.stage import Stage
 from cryoatom.training.trainer import Schedule, Trainer
+from cryoatom.training.uncertainty import are_poses_uncertain
 from cryoatom.training.unseen import fit_unseen
 
 _SCALE_SAMPLE = 1024  # images that fix the scale from electrons to image units
@@ -27,9 +30,17 @@ _GAIN = 1e-5  # part of the held-out likelihood that counts as a gain
 _logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Fit:
+    """What a fit leaves beside the state of its trainer."""
+
+    orientation: Orientation | None
+    history: History
+
+
 def fit(
     config: TrainConfig, trainer: Trainer, folder: RunFolder, identity: Identity, checkpoint: Path | None, stage: Stage
-) -> Orientation | None:
+) -> Fit:
     """Run the epochs, with a checkpoint and a row of metrics for each, then refine the latents alone.
 
     Parameters
@@ -41,8 +52,8 @@ def fit(
 
     Returns
     -------
-    Orientation or None
-        What has searched the poses, where they were not known.
+    Fit
+        What has searched the poses, where they were not known, and the figures of all epochs.
     """
     is_alive = ~trainer.data.is_dead
     training, held_out = (rows[is_alive[rows]] for rows in training_rows(config, len(is_alive)))
@@ -57,6 +68,7 @@ def fit(
         while True:
             trainer.schedule = shortened(full, history, config.patience)
             epoch = len(history)
+            trainer.model.beads.widen(trainer.schedule.extra_variance(epoch))
             if epoch >= trainer.schedule.epochs:
                 break
             seen, started = (epoch - first) * len(training), time.monotonic()
@@ -67,6 +79,16 @@ def fit(
                 start(config, trainer, orientation, training)
             elif epoch >= first_weighed(config):
                 weigh_images(config, trainer, training, epoch)
+            if are_latents_denoised(config):
+                trainer.are_latents_held = epoch >= trainer.schedule.decay_start
+                if trainer.are_latents_held and epoch - 1 < trainer.schedule.decay_start:
+                    denoise_latents(
+                        trainer,
+                        training,
+                        trainer.fits.weights.numpy(),
+                        components=config.z_components,
+                        marginal_poses=are_poses_uncertain(config),
+                    )
             row |= run_epoch(trainer, orientation, epoch, training, lambda count, seen=seen: advance(seen + count, ""))
             if plan is None or epoch >= plan.epochs:
                 row |= {f"held_out_{name}": value for name, value in follow_held_out(trainer, held_out, epoch).items()}
@@ -79,12 +101,13 @@ def fit(
                 )
             advance(seen + len(training), describe(history[-1]))
     trainer.latents = trainer.latents.settled(trainer.batches(np.flatnonzero(is_alive)))
-    if config.train_on != "all" and config.encoder == "none":
+    are_rows_fitted = not config.homogeneous or trainer.schedule.pose_lr > 0  # else nothing is an image's own
+    if config.train_on != "all" and config.encoder == "none" and are_rows_fitted:
         unseen = np.setdiff1d(np.flatnonzero(is_alive), np.concatenate([training, held_out]))
         fit_unseen(trainer, unseen, stage)
-    refine_latents(trainer, config.z_passes, stage)
-    save_checkpoint(folder.weights(), trainer, history, identity)
-    return orientation
+    if trainer.schedule.pose_lr > 0 or (are_rows_fitted and not trainer.are_latents_held):
+        refine_latents(trainer, config.z_passes, stage)
+    return Fit(orientation, history)
 
 
 def start(config: TrainConfig, trainer: Trainer, orientation: Orientation | None, training: np.ndarray) -> None:

@@ -65,7 +65,9 @@ def write_outputs(
         )
     conformations = np.load(folder.conformations, mmap_mode="r")
     calphas = alpha_atoms(template)
-    if config.dcd:
+    if config.homogeneous:
+        write_atoms(folder.homogeneous, _unranked(calphas, conformations[0]))
+    elif config.dcd:
         write_trajectory(folder, calphas, conformations)
     residue_sd = np.load(folder.uncertainty, mmap_mode="r") if folder.uncertainty.is_file() else None
     write_pdb_files(folder, calphas, conformations, chosen_rows(config.pdb, count), residue_sd)
@@ -74,6 +76,11 @@ def write_outputs(
 def alpha_atoms(template: Template) -> Atoms:
     """Return the template's C-alphas as atoms."""
     return template.atoms[template.atoms.names == "CA"]
+
+
+def _unranked(calphas: Atoms, positions: np.ndarray) -> Atoms:
+    """Return C-alphas at other positions; their B factors, 0, say nothing: nothing is known of how sure they are."""
+    return replace(calphas, positions=positions.astype(np.float64), b_factors=np.zeros(len(calphas)))
 
 
 def write_trajectory(folder: RunFolder, calphas: Atoms, conformations: np.ndarray) -> None:

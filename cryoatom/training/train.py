@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cryoatom.decoders.segmentation import parse_segments
 from cryoatom.files.rows import read_rows
 from cryoatom.run_folder import RunFolder
 from cryoatom.structure.graph import write_graph
@@ -14,8 +15,9 @@ from cryoatom.structure.template import write_template
 from cryoatom.threads import available_cores
 from cryoatom.train_config import TrainConfig
 from cryoatom.training.assemble import build_trainer
-from cryoatom.training.checkpoint import Identity, find_checkpoint
+from cryoatom.training.checkpoint import Identity, find_checkpoint, save_checkpoint
 from cryoatom.training.checks import check_inputs
+from cryoatom.training.denoise import Known, are_latents_denoised, denoise_latents
 from cryoatom.training.disk import check_space
 from cryoatom.training.finite import NotFiniteError
 from cryoatom.training.fit import fit
@@ -24,6 +26,7 @@ from cryoatom.training.images import prepare_images
 from cryoatom.training.inputs import Inputs, read_inputs, run_identity
 from cryoatom.training.outputs import write_outputs
 from cryoatom.training.pose_report import check_hand, report_poses
+from cryoatom.training.segments import write_segments
 from cryoatom.training.stage import Stage, silent
 from cryoatom.training.trainer import Trainer
 from cryoatom.training.uncertainty import (
@@ -62,6 +65,8 @@ def train(
     """
     folder = RunFolder(config.outdir)
     inputs = read_inputs(config)
+    if config.decoder == "rigid":
+        parse_segments(config.segments, inputs.template)
     folder.check_vacant(overwrite=config.overwrite or config.load is not None)
     identity = run_identity(config, inputs)
     checkpoint = find_checkpoint(config.load, folder, identity)
@@ -106,20 +111,37 @@ def fit_and_write(
     with Workers(cores) as workers:
         data = prepare_images(config, inputs, folder, workers, stage)
         trainer = build_trainer(config, inputs, data, workers)
-        orientation = fit(config, trainer, folder, identity, checkpoint, stage)
-        if orientation is not None:
-            with stage(len(data), "Searching poses a last time") as advance:
-                report_poses(orientation, trainer.poses, folder, config.num_epochs)
-                advance(len(data), "")
+        fitted = fit(config, trainer, folder, identity, checkpoint, stage)
         fits = fitting_probability(config, trainer)
-        uncertainty = _uncertainty(config, folder, trainer, fits, stage)
+        known = denoise(config, trainer, fits, stage)
+        save_checkpoint(folder.weights(), trainer, fitted.history, identity)
+        if fitted.orientation is not None:
+            with stage(len(data), "Searching poses a last time") as advance:
+                report_poses(fitted.orientation, trainer.poses, folder, config.num_epochs)
+                advance(len(data), "")
+        uncertainty = _uncertainty(config, folder, trainer, fits, known, stage)
         report_images(config, folder, inputs.particles, trainer, fits, uncertainty)
         with stage(len(data), "Writing conformations") as advance:
             write_outputs(config, folder, inputs.particles, inputs.template, trainer, lambda done: advance(done, ""))
+        if config.decoder == "rigid" and not config.homogeneous:
+            write_segments(folder, inputs.template, trainer.model.decoder)
+
+
+def denoise(config: TrainConfig, trainer: Trainer, fits: np.ndarray, stage: Stage) -> Known | None:
+    """Bring latents to their posterior means by the final decoder, where the settings ask for it."""
+    if not are_latents_denoised(config):
+        return None
+    alive = np.flatnonzero(~trainer.data.is_dead)
+    with stage(len(alive), "Denoising latents") as advance:
+        known = denoise_latents(
+            trainer, alive, fits, components=config.z_components, marginal_poses=are_poses_uncertain(config)
+        )
+        advance(len(alive), "")
+    return known
 
 
 def _uncertainty(
-    config: TrainConfig, folder: RunFolder, trainer: Trainer, fits: np.ndarray, stage: Stage
+    config: TrainConfig, folder: RunFolder, trainer: Trainer, fits: np.ndarray, known: Known | None, stage: Stage
 ) -> ImageUncertainty | None:
     """Measure how well conformations are known, unless poses are expectations: then images have none of their own."""
     for stale in (folder.uncertainty, folder.latent_covariance):
@@ -128,5 +150,10 @@ def _uncertainty(
         return None
     with stage(len(trainer.data), "Measuring uncertainty") as advance:
         return measure_uncertainty(
-            trainer, folder, fits, marginal_poses=are_poses_uncertain(config), progress=lambda done: advance(done, "")
+            trainer,
+            folder,
+            fits,
+            marginal_poses=are_poses_uncertain(config),
+            known=known,
+            progress=lambda done: advance(done, ""),
         )

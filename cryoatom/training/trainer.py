@@ -38,6 +38,8 @@ class Schedule:
         Fraction of the run, at its end, over which all rates fall to 2% along a cosine.
     lr, bead_lr, z_lr, pose_lr
         Full rates of the decoder, of the bead parameters, of the latents, of the poses (radians; 0: they stay).
+    blur
+        By which beads start wider, Å.
     """
 
     epochs: int
@@ -47,6 +49,7 @@ class Schedule:
     bead_lr: float
     z_lr: float
     pose_lr: float = 0.0
+    blur: float = 0.0
 
     @property
     def decay_start(self) -> float:
@@ -58,6 +61,10 @@ class Schedule:
         length = self.decay * self.epochs
         epochs = epoch + max(1, round(length)) if length else epoch
         return replace(self, epochs=epochs, decay=(epochs - epoch) / epochs)
+
+    def extra_variance(self, epoch: int) -> float:
+        """Return by how much beads are wider in an epoch, Å²: their blur falls evenly, to none in the second half."""
+        return (self.blur * max(0.0, 1 - 2 * epoch / self.epochs)) ** 2
 
     def factor(self, epoch: float) -> float:
         """Return the part of the full rate after `epoch` epochs (a real number)."""
@@ -125,6 +132,7 @@ class Trainer:
         self.fits = ImageFits(np.zeros(len(data), np.int64)) if fits is None else fits
         self.schedule, self.batch_size, self.seed = plan.schedule, plan.batch_size, plan.seed
         self.device, self.workers = device, workers
+        self.are_latents_held = False
         self.chunk = plan.chunk if device.type == "cpu" else plan.batch_size
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         groups = [
@@ -153,7 +161,8 @@ class Trainer:
             check_gradients(gradients, batch, self.model, f"epoch {epoch + 1}")
             terms = self.fits.note(torch.from_numpy(batch), terms)
             self._step_weights([g / len(batch) for g in gradients[2:]], factor)
-            self._step_rows(batch, gradients, factor * self.schedule.z_lr, factor * self.schedule.pose_lr)
+            z_lr = 0.0 if self.are_latents_held else factor * self.schedule.z_lr
+            self._step_rows(batch, gradients, z_lr, factor * self.schedule.pose_lr)
             _add_up(sums, terms)
             advance(start + len(batch))
         self.model.decoder.draw(None)
@@ -203,6 +212,11 @@ class Trainer:
     def chunks(self, rows: np.ndarray) -> list[np.ndarray]:
         """Divide rows into those that a worker takes at once."""
         return [rows[start : start + self.chunk] for start in range(0, len(rows), self.chunk)]
+
+    def row_gradients(self, rows: np.ndarray) -> Float[Tensor, "batch unknowns"]:
+        """Return the gradient of each image's own objective by its latent and the tangent of its pose."""
+        _, gradients = self._chunk_gradients(rows, [])
+        return torch.cat(gradients[:2], dim=1) / self.fits.weights[rows, None]
 
     def batches(self, rows: np.ndarray) -> list[np.ndarray]:
         """Divide rows into those of a step."""
@@ -275,7 +289,8 @@ class Trainer:
 
     def _step_rows(self, rows: np.ndarray, gradients: list[Tensor], z_lr: float, pose_lr: float) -> None:
         images = torch.from_numpy(rows)
-        self.latents.step(images, gradients[0], z_lr)
+        if z_lr:
+            self.latents.step(images, gradients[0], z_lr)
         if pose_lr:
             self.poses.step(images, gradients[1], pose_lr)
 

@@ -4,7 +4,8 @@ Near its optimum the likelihood (M) of an image is a Gaussian of the latent z wi
 
     F = Jᵀ κ J,    J = ∂v/∂z    (v the projection, κ the kernel of the matched form; F is the Fisher information),
 
-and the run's own latents are the prior, a Gaussian of covariance Σ (empirical Bayes). With probability p the image fits
+and the prior a Gaussian of the latents' own covariance Σ (empirical Bayes), or the mixture that has brought them to
+their posterior means (:mod:`cryoatom.training.denoise`). With probability p the image fits
 and its latent is known to (F + Σ⁻¹)⁻¹; otherwise it may be that of any image of the ensemble, whose mean is μ. About
 the latent z that the image has,
 
@@ -34,13 +35,13 @@ from cryoatom.files.npy import npy_writer
 from cryoatom.run_folder import RunFolder
 from cryoatom.train_config import TrainConfig
 from cryoatom.training.expected import expected_plan
+from cryoatom.training.latent_mixture import LatentPrior, latent_prior
 from cryoatom.training.objective import Batch
 from cryoatom.training.trainer import Trainer
 
 _STEP = 0.02  # of a finite difference, in standard deviations of the latents
 _TANGENT = 0.005  # of a finite difference of poses, radians
 _POSE_PRIOR = 4.0  # radians: nothing is known of a pose beforehand
-_RIDGE = 1e-6  # of the latents' mean variance, where they do not fill all dimensions
 _TELLS_NOTHING = 0.9  # of the ensemble's deviation is left
 
 
@@ -74,14 +75,6 @@ class ImageUncertainty:
 
 
 @dataclass(frozen=True)
-class LatentPrior:
-    """What is known of a latent before its image is seen: the ensemble's mean μ and covariance Σ, float64."""
-
-    mean: Tensor
-    covariance: Tensor
-
-
-@dataclass(frozen=True)
 class Posterior:
     """Of some images; see :class:`ImageUncertainty`.
 
@@ -104,23 +97,13 @@ class Posterior:
 
 
 def is_uncertainty_measured(config: TrainConfig) -> bool:
-    """Return whether a run measures it: where poses are expectations, images have none at which to."""
-    return config.uncertainty and expected_plan(config) is None
+    """Return whether a run measures it: not of one conformation for all, nor where poses are expectations."""
+    return config.uncertainty and not config.homogeneous and expected_plan(config) is None
 
 
 def are_poses_uncertain(config: TrainConfig) -> bool:
     """Return whether a run estimates or moves poses."""
     return config.poses == "esl" or bool(config.pose_lr)
-
-
-def latent_prior(latents: Float[Tensor, "images latent"], weights: Float[Tensor, " images"]) -> LatentPrior:
-    """Return the weighted mean and covariance of latents; the latter made invertible."""
-    latents, weights = latents.double(), weights.double()
-    mean = (weights @ latents) / weights.sum()
-    centered = latents - mean
-    covariance = centered.mT @ (weights[:, None] * centered) / weights.sum()
-    ridge = _RIDGE * covariance.diagonal().mean().clamp_min(_RIDGE)
-    return LatentPrior(mean, covariance + ridge * torch.eye(len(covariance), dtype=torch.float64))
 
 
 def measure_uncertainty(
@@ -129,6 +112,7 @@ def measure_uncertainty(
     fits: np.ndarray,
     *,
     marginal_poses: bool,
+    known: tuple[LatentPrior, Float[Tensor, "images latent latent"]] | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> ImageUncertainty:
     """Write the residues' standard deviations, uncertainty.npy, and return figures of each image.
@@ -143,13 +127,16 @@ def measure_uncertainty(
         (images,) probability that an image shows the particle in its pose; 0 for images that could not be used.
     marginal_poses
         Whether poses are uncertain too.
+    known
+        Σ, and C of each image, where :mod:`cryoatom.training.denoise` has found them.
     progress
         Called with the count of images done.
     """
     count = len(trainer.data)
     everything = torch.arange(count)
     probability = torch.from_numpy(np.asarray(fits, dtype=np.float64))
-    prior = latent_prior(trainer.latents.read(everything), probability.clamp_min(1e-9))
+    own = latent_prior(trainer.latents.read(everything), probability.clamp_min(1e-9))
+    prior, covariances = (own, None) if known is None else known
     columns: list[list[Tensor]] = [[] for _ in range(4)]
     starts = range(0, count, trainer.chunk)
     done, latent = 0, len(prior.mean)
@@ -164,6 +151,7 @@ def measure_uncertainty(
                 prior=prior,
                 fits=probability,
                 marginal_poses=marginal_poses,
+                covariances=covariances,
             ),
             starts,
         ):
@@ -193,6 +181,7 @@ def image_posterior(
     prior: LatentPrior,
     fits: Float[Tensor, " images"],
     marginal_poses: bool,
+    covariances: Float[Tensor, "images latent latent"] | None = None,
 ) -> Posterior:
     """Return the posterior of some images' latents.
 
@@ -206,31 +195,25 @@ def image_posterior(
         p of all images.
     marginal_poses
         Whether poses are uncertain too.
+    covariances
+        C of all images, where they are known already.
     """
-    batch = trainer.batch(rows)
     latents = trainer.latents.read(torch.from_numpy(rows)).to(trainer.device)
-    points = trainer.model.place(latents)
-    conformations = points[:, : len(trainer.model.template_positions)]
-    view = _render(trainer, points, batch.rotations, batch.shifts)[:, None]
-    steps = _STEP * prior.covariance.diagonal().sqrt().float().to(trainer.device)
-    views = [_latent_derivatives(trainer, latents, steps, batch, view)]
-    if marginal_poses:
-        views.append(_pose_derivatives(trainer, points, batch, view))
-    if trainer.objective.nll_is_profiled:
-        views.append(view)
-    information = fisher_information(torch.cat(views, dim=1), batch.kernels).double().cpu()
-    if trainer.objective.nll_is_profiled:
-        information = _own_scale(trainer, rows).square()[:, None, None] * information
     own, unknown = len(prior.mean), torch.linalg.inv(prior.covariance)
-    precision = information.clone()
-    precision[:, :own, :own] += unknown
-    precision[:, own:, own:] += torch.eye(precision.shape[1] - own, dtype=precision.dtype) / _POSE_PRIOR**2
-    joint = torch.linalg.inv(precision)
-    fitting, away = fits[rows].to(joint)[:, None, None], latents.cpu().double() - prior.mean
-    known = fitting * joint[:, :own, :own] + (1 - fitting) * prior.covariance  # whatever the latent is
-    covariance = known + (1 - fitting) * away[:, :, None] * away[:, None]
+    fitting = fits[rows].double()[:, None, None]
+    joint = torch.zeros(0)
+    if covariances is None or marginal_poses:
+        precision = image_information(trainer, rows, prior.covariance.diagonal().sqrt(), marginal_poses=marginal_poses)
+        precision[:, :own, :own] += unknown
+        joint = torch.linalg.inv(precision)
+    away = latents.cpu().double() - prior.mean
+    if covariances is None:
+        known = fitting * joint[:, :own, :own] + (1 - fitting) * prior.covariance  # whatever the latent is
+        covariance = known + (1 - fitting) * away[:, :, None] * away[:, None]
+    else:
+        known = covariance = covariances[rows]
     return Posterior(
-        residue_sd=_residue_deviation(trainer, latents, conformations, covariance, away),
+        residue_sd=_residue_deviation(trainer, latents, covariance, away),
         covariance=covariance.float(),
         left=((known @ unknown).diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(0).sqrt()).float(),
         information=(0.5 * (torch.logdet(prior.covariance) - torch.logdet(known))).float(),
@@ -238,14 +221,39 @@ def image_posterior(
     )
 
 
+@torch.no_grad()
+def image_information(
+    trainer: Trainer, rows: np.ndarray, spread: Float[Tensor, " latent"], *, marginal_poses: bool
+) -> Float[Tensor, "batch unknowns unknowns"]:
+    """Return F of some images, float64: of latents, then poses (with their prior) and the scale where uncertain.
+
+    `spread` is the standard deviation of latents, of which finite differences take a small part.
+    """
+    batch = trainer.batch(rows)
+    latents = trainer.latents.read(torch.from_numpy(rows)).to(trainer.device)
+    points = trainer.model.place(latents)
+    view = _render(trainer, points, batch.rotations, batch.shifts)[:, None]
+    views = [_latent_derivatives(trainer, latents, _STEP * spread.float().to(trainer.device), batch, view)]
+    if marginal_poses:
+        views.append(_pose_derivatives(trainer, points, batch, view))
+    if trainer.objective.nll_is_profiled:
+        views.append(view)
+    information = fisher_information(torch.cat(views, dim=1), batch.kernels).double().cpu()
+    if trainer.objective.nll_is_profiled:
+        information = _own_scale(trainer, rows).square()[:, None, None] * information
+    own = len(spread)
+    information[:, own:, own:] += torch.eye(information.shape[1] - own, dtype=torch.float64) / _POSE_PRIOR**2
+    return information
+
+
 def _residue_deviation(
     trainer: Trainer,
     latents: Float[Tensor, "batch latent"],
-    conformations: Float[Tensor, "batch residues 3"],
     covariance: Float[Tensor, "batch latent latent"],
     away: Float[Tensor, "batch latent"],
 ) -> Float[Tensor, "batch residues"]:
     """Return the standard deviations of residues, by steps of one standard deviation towards the other images."""
+    conformations = trainer.model.decode(latents)
     columns = torch.linalg.cholesky(covariance).mT
     towards = torch.where((columns @ away[:, :, None]) > 0, -1.0, 1.0)
     steps = (towards * columns).float().to(latents)

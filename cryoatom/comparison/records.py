@@ -1,0 +1,67 @@
+"""What is known of a job: a JSON file in its run folder, written whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from cryoatom.files.replacing import replacing
+
+
+@dataclass(frozen=True)
+class Record:
+    """A job that was run.
+
+    Parameters
+    ----------
+    system : str
+    seed : int
+    settings : dict
+        Of `cryoatom train`.
+    training : dict or None
+        Cost of the training, by name: training_seconds (of all epochs), wall_seconds (of the process; None where the
+        training was interrupted), peak_memory_gb (of the process), weights (numbers learned). None: it failed.
+    truth : dict
+        Files of the truth that `figures` compare with; empty without one.
+    figures : dict or None
+        Quality, by name; a figure that needs what is absent is None. None: not measured.
+    error : str or None
+        First line of what went wrong.
+    """
+
+    system: str
+    seed: int
+    settings: dict[str, Any]
+    training: dict[str, float | None] | None = None
+    truth: dict[str, str] | None = None
+    figures: dict[str, float | None] | None = None
+    error: str | None = None
+
+    def figure(self, name: str) -> float | None:
+        """Return a figure of quality or cost, None where it is not known."""
+        return {**(self.training or {}), **(self.figures or {})}.get(name)
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write a record."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_record(path: Path) -> Record | None:
+    """Read a record; None where there is none.
+
+    Raises
+    ------
+    ValueError
+        If the file is something else.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Record(**{field.name: content[field.name] for field in fields(Record)})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no record of a job ({error}): remove it, and the job is run again") from None

@@ -1,0 +1,132 @@
+"""The systems that can be compared: each a name, a sentence, and settings of `cryoatom train`. A new one is one line.
+
+Weights of regularisers are in nats; the papers' own have another normalisation (docs/decisions.md).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cryoatom.train_config import TrainConfig
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # it becomes the name of a folder
+
+
+@dataclass(frozen=True)
+class System:
+    """A way to fit conformations.
+
+    Parameters
+    ----------
+    name : str
+        As the user types it.
+    text : str
+        What it is, in one sentence.
+    settings : mapping
+        Of :class:`~cryoatom.train_config.TrainConfig`, where they are not the defaults.
+    """
+
+    name: str
+    text: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+_PRINS = {
+    **{"encoder": "cnn", "decoder": "mlp", "dec_layers": 7, "dec_dim": 350, "activation": "silu"},
+    **{"beads": "ca", "regularizer": "geometry", "output_norm": "mlp"},
+}
+_CRYOSPHERE = {"decoder": "rigid", "likelihood": "profiled", "beads": "ca", "r2": 0.0}
+_CRYOFOLD = {
+    **{"beads": "cryofold", "encoder": "mlp", "variational": True, "zdim": 1, "r2": 0.0},
+    **{"decoder": "mlp", "dec_layers": 3, "dec_dim": 256, "residual": True},
+}
+
+SYSTEMS = {
+    system.name: system
+    for system in (
+        System("gnn", "Graph network over the residues; a latent for each image. The default of `train`."),
+        System("gnn-no-r2", "The same without R2, the rigidity along the chain.", {"r2": 0.0}),
+        System("mlp", "Multilayer perceptron in the graph network's place.", {"decoder": "mlp"}),
+        System("mlp-no-r2", "The same without R2.", {"decoder": "mlp", "r2": 0.0}),
+        System("gat", "Graph network with attention.", {"gnn_layer": "gat"}),
+        System("sage", "Graph network of GraphSAGE layers.", {"gnn_layer": "sage"}),
+        System("gin", "Graph network of GIN layers that know the kinds of bonds.", {"gnn_layer": "gin"}),
+        System("egnn", "Graph network equivariant to rotations and translations.", {"gnn_layer": "egnn"}),
+        System("gnn-ca", "The graph network, one bead for each residue.", {"beads": "ca"}),
+        System("anm", "Linear: eight modes of an elastic network of the template.", {"decoder": "anm", "zdim": 8}),
+        System("paper-gnn", "The GNN paper's graph network with its hyperparameters.", {"preset": "paper"}),
+        System("paper-mlp", "The GNN paper's perceptron with its hyperparameters.",
+               {"preset": "paper", "decoder": "mlp"}),
+        System("prins", "Prins et al.: convolutional encoder, perceptron, geometry loss.", _PRINS),
+        System("prins-no-geometry", "The same without the geometry loss.", {**_PRINS, "geometry": 0.0}),
+        System("cryosphere", "cryoSPHERE: segments move rigidly; variational encoder, correlation loss.",
+               {**_CRYOSPHERE, "encoder": "mlp", "variational": True}),
+        System("cryosphere-autodecoder", "The same segments; a latent for each image.", _CRYOSPHERE),
+        System("cryofold", "Cryofold: backbone and side-chain beads, variational encoder, one latent.", _CRYOFOLD),
+    )
+}  # fmt: skip
+
+
+def choose_systems(names: Iterable[str], file: Path | None = None) -> list[System]:
+    """Return the systems with some names, and all of a file.
+
+    Parameters
+    ----------
+    names : iterable of str
+    file : Path, optional
+        YAML: a name, and below it settings of `cryoatom train`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        For an unknown name or setting (the nearest known one is suggested), or a file that is none of systems.
+    """
+    own = {} if file is None else {system.name: system for system in read_systems(file)}
+    known = {**SYSTEMS, **own}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"unknown system {unknown[0]!r}; {suggestion(unknown[0], known)}")
+    return [known[name] for name in dict.fromkeys((*names, *own))]
+
+
+def read_systems(file: Path) -> list[System]:
+    """Read systems from a YAML file; errors as :func:`choose_systems`."""
+    if not file.is_file():
+        raise FileNotFoundError(f"no file of systems {file}")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{file} is not a YAML file: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict) or not all(isinstance(each, dict | None) for each in content.values()):
+        raise ValueError(
+            f"{file} must hold names, and below each settings of `cryoatom train`, as in 'mine:\\n  lr: 0.01'"
+        )
+    return [_own_system(str(name), settings or {}, file) for name, settings in content.items()]
+
+
+def _own_system(name: str, settings: Mapping[str, Any], file: Path) -> System:
+    if name in SYSTEMS:
+        raise ValueError(f"{file}: there is a system {name!r} already; give yours another name")
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{file}: {name!r} becomes the name of a folder: use letters, digits, '.', '_' and '-'")
+    settings = {str(key).replace("-", "_"): value for key, value in settings.items()}
+    for key in settings:
+        if key not in TrainConfig.model_fields:
+            known = suggestion(key, TrainConfig.model_fields)
+            raise ValueError(f"unknown setting {key!r} of system {name!r} in {file}; {known}")
+    return System(name, f"From {file.name}.", settings)
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """Say which known name is meant, or which there are."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
