@@ -15,6 +15,7 @@ DECODERS = {
     "anm": "cryoatom.decoders.anm:build_anm",
     "constant": "cryoatom.decoders.constant:build_constant",
     "rigid": "cryoatom.decoders.rigid:build_rigid",
+    "linear": "cryoatom.decoders.linear:build_linear",
 }
 ENCODERS = {
     "none": "",
