@@ -43,7 +43,7 @@ class TrainConfig(Settings):
         "prins": {
             "encoder": "cnn",
             "decoder": "mlp",
-            "dec_layers": 6,
+            "dec_layers": 5,
             "dec_dim": 350,
             "activation": "silu",
             "beads": "ca",
@@ -52,6 +52,7 @@ class TrainConfig(Settings):
             "output_norm": "mlp",
             "bond_length": 3.8,
             "zdim": 8,
+            "lr": 1e-3,
         },
         "cryosphere": {
             "encoder": "mlp",
@@ -232,7 +233,7 @@ class TrainConfig(Settings):
     regularizer: Literal["rigidity", "geometry"] = setting(
         "rigidity", "R2 of the GNN paper, or Prins' geometry degradation loss in its place."
     )
-    geometry: float = setting(1000.0, "Weight of the geometry degradation loss, nats: mean over pairs.", ge=0)
+    geometry: float = setting(100.0, "Weight of the geometry degradation loss, nats: mean over pairs.", ge=0)
     geometry_pairs: Literal["all", "nearest", "subset"] = setting(
         "all", "Its pairs: all; each residue and its nearest ones; or all of some residues, spread over the chain."
     )

@@ -38,16 +38,6 @@ class System:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-_PRINS = {
-    **{"encoder": "cnn", "decoder": "mlp", "dec_layers": 7, "dec_dim": 350, "activation": "silu"},
-    **{"beads": "ca", "regularizer": "geometry", "output_norm": "mlp"},
-}
-_CRYOSPHERE = {"decoder": "rigid", "likelihood": "profiled", "beads": "ca", "r2": 0.0}
-_CRYOFOLD = {
-    **{"beads": "cryofold", "encoder": "mlp", "variational": True, "zdim": 1, "r2": 0.0},
-    **{"decoder": "mlp", "dec_layers": 3, "dec_dim": 256, "residual": True},
-}
-
 SYSTEMS = {
     system.name: system
     for system in (
@@ -60,16 +50,20 @@ SYSTEMS = {
         System("gin", "Graph network of GIN layers that know the kinds of bonds.", {"gnn_layer": "gin"}),
         System("egnn", "Graph network equivariant to rotations and translations.", {"gnn_layer": "egnn"}),
         System("gnn-ca", "The graph network, one bead for each residue.", {"beads": "ca"}),
+        System("linear", "Linear: eight motions that are learned.", {"decoder": "linear", "zdim": 8}),
+        System("gnn-no-denoising", "The graph network, latents as single images have them.", {"z_components": 0}),
         System("anm", "Linear: eight modes of an elastic network of the template.", {"decoder": "anm", "zdim": 8}),
         System("paper-gnn", "The GNN paper's graph network with its hyperparameters.", {"preset": "paper"}),
         System("paper-mlp", "The GNN paper's perceptron with its hyperparameters.",
                {"preset": "paper", "decoder": "mlp"}),
-        System("prins", "Prins et al.: convolutional encoder, perceptron, geometry loss.", _PRINS),
-        System("prins-no-geometry", "The same without the geometry loss.", {**_PRINS, "geometry": 0.0}),
+        System("prins", "Prins et al.: convolutional encoder, perceptron, geometry loss.", {"preset": "prins"}),
+        System("prins-no-geometry", "The same without the geometry loss.", {"preset": "prins", "geometry": 0.0}),
         System("cryosphere", "cryoSPHERE: segments move rigidly; variational encoder, correlation loss.",
-               {**_CRYOSPHERE, "encoder": "mlp", "variational": True}),
-        System("cryosphere-autodecoder", "The same segments; a latent for each image.", _CRYOSPHERE),
-        System("cryofold", "Cryofold: backbone and side-chain beads, variational encoder, one latent.", _CRYOFOLD),
+               {"preset": "cryosphere"}),
+        System("cryosphere-autodecoder", "The same segments; a latent for each image.",
+               {"preset": "cryosphere", "encoder": "none", "variational": False}),
+        System("cryofold", "Cryofold: backbone and side-chain beads, variational encoder, one latent.",
+               {"preset": "cryofold"}),
     )
 }  # fmt: skip
 

@@ -53,8 +53,8 @@ class MLPDecoder(Decoder):
 def build_mlp(settings: TrainConfig, scaffold: Scaffold) -> MLPDecoder:
     """Return the GNN paper's network, by default that for ADK: 8 hidden layers of 32, 30k weights for 214 residues.
 
-    Free latents move apart until such a deep network tells them apart. An encoder's do not: all images would get one
-    conformation. So with an encoder the network starts with latents that reach its last layer.
+    Free latents move apart until such a deep network tells them apart. An encoder's may not: the ReLU network can end
+    with one conformation for all. So with an encoder the network starts with latents that reach its last layer.
     """
     decoder = MLPDecoder(
         len(scaffold),
