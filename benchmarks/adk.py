@@ -1,9 +1,9 @@
 """The paper's ADK experiment, with known and unknown poses: accuracy and training time of each system and seed.
 
     python benchmarks/adk.py OUT --images-per-frame 100 --seeds 3
-    python benchmarks/adk.py OUT --images-per-frame 1000 --seeds 3 --epochs 12 --systems gcn-r2
-    python benchmarks/adk.py OUT --images-per-frame 100 --seeds 3 --systems gcn-esl
-    python benchmarks/adk.py OUT --images-per-frame 100 --seeds 1 --systems gcn-esl --max-shift 5
+    python benchmarks/adk.py OUT --images-per-frame 1000 --seeds 3 --epochs 12 --systems gnn-r2
+    python benchmarks/adk.py OUT --images-per-frame 100 --seeds 3 --systems gnn-esl
+    python benchmarks/adk.py OUT --images-per-frame 100 --seeds 1 --systems gnn-esl --max-shift 5
 
 Simulates the closed-to-open trajectory of MDAnalysisTests (adk.psf, adk_dims2.dcd: 102 frames) once, superposes the
 crystal template adk_closed.pdb on the mean frame, then trains and evaluates each system through the command line. A
@@ -22,15 +22,21 @@ import sys
 from pathlib import Path
 
 SYSTEMS = {
-    "gcn-r2": [],
-    "gcn-no-r2": ["--r2", "0"],
+    "gnn-r2": [],
+    "gnn-no-r2": ["--r2", "0"],
     "mlp-r2": ["--decoder", "mlp"],
     "mlp-no-r2": ["--decoder", "mlp", "--r2", "0"],
-    "gcn-ca": ["--beads", "ca"],
-    "gcn-two": ["--beads", "two"],
-    "gcn-profiled": ["--likelihood", "profiled"],
-    "gcn-esl": ["--poses", "esl"],
+    "gin-r2": ["--gnn-layer", "gin"],
+    "gin-no-r2": ["--gnn-layer", "gin", "--r2", "0"],
+    "gnn-noisy": ["--z-components", "0"],
+    "mlp-noisy": ["--decoder", "mlp", "--z-components", "0"],
+    "gnn-ca": ["--beads", "ca"],
+    "gnn-two": ["--beads", "two"],
+    "gnn-profiled": ["--likelihood", "profiled"],
+    "gnn-esl": ["--poses", "esl"],
+    "gnn-esl-no-r2": ["--poses", "esl", "--r2", "0"],
     "mlp-esl": ["--poses", "esl", "--decoder", "mlp"],
+    "mlp-esl-no-r2": ["--poses", "esl", "--decoder", "mlp", "--r2", "0"],
 }
 CORE = "1-29,60-121,160-214"
 
@@ -84,7 +90,8 @@ def run(arguments: argparse.Namespace, data: Path, system: str, seed: int) -> li
     if not summary.exists():
         cryoatom("train", data / "particles.star", "--template", data / "template.cif", "-o", outdir,
                  "--cache", arguments.out / "matched", "--overwrite", "-n", arguments.epochs, "--seed", seed,
-                 "--threads", arguments.threads, "--patience", 0, "--no-dcd", *SYSTEMS[system])  # fmt: skip
+                 "--threads", arguments.threads, "--patience", 0, "--no-dcd", "--no-analysis",
+                 "--no-uncertainty", *SYSTEMS[system])  # fmt: skip
         truth = data / "truth"
         cryoatom("eval", outdir, "--gt", truth / "trajectory.dcd", "--gt-top", truth / "trajectory.cif",
                  "--labels", truth / "frames.txt", "--gt-poses", data / "particles.star")  # fmt: skip

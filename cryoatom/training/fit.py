@@ -80,15 +80,7 @@ def fit(
             elif epoch >= first_weighed(config):
                 weigh_images(config, trainer, training, epoch)
             if are_latents_denoised(config):
-                trainer.are_latents_held = epoch >= trainer.schedule.decay_start
-                if trainer.are_latents_held and epoch - 1 < trainer.schedule.decay_start:
-                    denoise_latents(
-                        trainer,
-                        training,
-                        trainer.fits.weights.numpy(),
-                        components=config.z_components,
-                        marginal_poses=are_poses_uncertain(config),
-                    )
+                hold_latents(config, trainer, training, epoch)
             row |= run_epoch(trainer, orientation, epoch, training, lambda count, seen=seen: advance(seen + count, ""))
             if plan is None or epoch >= plan.epochs:
                 row |= {f"held_out_{name}": value for name, value in follow_held_out(trainer, held_out, epoch).items()}
@@ -116,6 +108,23 @@ def start(config: TrainConfig, trainer: Trainer, orientation: Orientation | None
     if measures is not None:
         Orientation(trainer, measures, training).pose_by_template()
     start_scale(trainer, training if orientation is None else orientation.rows(0))
+
+
+def hold_latents(config: TrainConfig, trainer: Trainer, rows: np.ndarray, epoch: int) -> None:
+    """Keep latents where they are while rates fall; in the first such epoch, bring them to their posterior means.
+
+    Not before half of the run, and not before they have had two epochs to find their places.
+    """
+    begin = max(trainer.schedule.decay_start, 0.5 * trainer.schedule.epochs, first_weighed(config) + 1)
+    trainer.are_latents_held = epoch >= begin
+    if trainer.are_latents_held and epoch - 1 < begin:
+        denoise_latents(
+            trainer,
+            rows,
+            trainer.fits.weights.numpy(),
+            components=config.z_components,
+            marginal_poses=are_poses_uncertain(config),
+        )
 
 
 def run_epoch(

@@ -94,7 +94,7 @@ class LatentMixture:
 
     def surprise(self, latents: Float[Tensor, "images latent"]) -> Float[Tensor, " images"]:
         """Return -ln p(z) of latents, nats."""
-        normal = torch.distributions.MultivariateNormal(self.means, self.covariances)
+        normal = torch.distributions.MultivariateNormal(self.means, scale_tril=torch.linalg.cholesky(self.covariances))
         return -(self.shares.log() + normal.log_prob(latents[:, None])).logsumexp(dim=1)
 
     def _posterior(self, told: Told) -> tuple[Tensor, Tensor]:
@@ -127,6 +127,7 @@ class LatentMixture:
         away = means - centers
         spread = torch.einsum("nk,nki,nkj->kij", share, away, away)
         spread = spread + torch.einsum("nk,nkij->kij", share, covariances)
+        spread = 0.5 * (spread + spread.mT)
         return LatentMixture(
             (total + 1e-9) / (total + 1e-9).sum(), centers, (spread + floor) / (total[:, None, None] + 1)
         )
