@@ -97,7 +97,9 @@ class TrainConfig(Settings):
     )
     outdir: Path = setting(..., "Folder to write the run to.", flags=("-o", "--outdir"))
     preset: Literal["default", "paper", "prins", "cryosphere", "cryofold"] = setting(
-        "default", "Whose system to start from: this program's, the GNN paper's, or one of the others'."
+        "default",
+        "Whose system to start from: this program's, or that of the paper: of the graph network, Prins et al., "
+        "cryoSPHERE, Cryofold.",
     )
     graph: Path | None = setting(None, "Protein graph of `cryoatom graph`; made from the template where absent.")
     poses: Literal["known", "esl"] | Path = setting(
@@ -128,8 +130,8 @@ class TrainConfig(Settings):
 
     decoder: Literal[tuple(DECODERS)] = setting(  # pyright: ignore
         "gnn",
-        "From latent to conformation: a graph network; a multilayer perceptron; segments that move rigidly; modes of "
-        "an elastic network; or one conformation for all images.",
+        "From latent to conformation: gnn = graph network; mlp = multilayer perceptron; rigid = segments that move "
+        "rigidly; linear = motions that are learned; anm = modes of an elastic network; constant = --homogeneous.",
     )
     gnn_layer: Literal[tuple(GNN_LAYERS)] = setting(  # pyright: ignore
         "gcn", "With --decoder gnn: kind of its layers."
@@ -154,8 +156,8 @@ class TrainConfig(Settings):
     encoder: Literal[tuple(ENCODERS)] = setting(  # pyright: ignore
         "none", "Where latents come from: none = each image has its own; else a network reads them off the image."
     )
-    enc_layers: PositiveInt | None = setting(None, "Hidden layers of the encoder [default: the paper's].")
-    enc_dim: PositiveInt | None = setting(None, "Their width [default: the paper's].")
+    enc_layers: PositiveInt | None = setting(None, "Hidden layers of the encoder [default: 3 mlp, 4 cnn].")
+    enc_dim: PositiveInt | None = setting(None, "Width of its last hidden layers [default: 256].")
     variational: bool = setting(False, "With an encoder: latents are random, with a standard normal prior (VAE).")
     beads: Literal["atoms", "two", "ca", "cryofold"] = setting(
         "atoms",
@@ -218,7 +220,11 @@ class TrainConfig(Settings):
     wd: float = setting(0.0, "Weight decay of the network.", ge=0)
     warmup: int = setting(3, "Epochs over which the learning rates rise.", ge=0)
     decay: float = setting(0.4, "Part of the run, at its end, over which the learning rates fall.", ge=0, le=1)
-    z_passes: int = setting(2, "Passes over the latents alone after the last epoch.", ge=0)
+    z_passes: int = setting(
+        2,
+        "Passes over the latents alone after the last epoch, with an encoder (not --variational) or --z-components 0.",
+        ge=0,
+    )
 
     likelihood: Literal["gaussian", "profiled"] = setting(
         "gaussian", "One scale for all images, or each image's own (correlation loss)."
@@ -246,8 +252,8 @@ class TrainConfig(Settings):
     z_prior: float = setting(0.0, "Precision of the latents' Gaussian prior, nats.", ge=0)
     z_components: int = setting(
         16,
-        "Gaussians that model how all images' latents are distributed, by which each is brought to its posterior mean; "
-        "0: an image's latent is that which fits it best, noise and all.",
+        "Gaussians that model how all images' latents are distributed, by which each is brought to its posterior mean, "
+        "while learning rates fall and at the end; 0: an image's latent is that which fits it best, noise and all.",
         ge=0,
     )
     held_out: float = setting(0.02, "Fraction of images held out to watch for overfitting.", ge=0, le=0.5)
@@ -283,8 +289,10 @@ class TrainConfig(Settings):
             raise ValueError("--overwrite replaces a run and --load goes on with one: give one of them")
         if self.variational and self.encoder == "none":
             raise ValueError("--variational needs an --encoder: without one latents are points")
-        if self.homogeneous and self.encoder != "none":
-            raise ValueError("--homogeneous has one conformation for all images: not with an --encoder")
+        if self.decoder == "constant" and not self.homogeneous:
+            raise ValueError("--decoder constant has one conformation for all images: give --homogeneous instead")
+        if isinstance(self.start, float) and self.start <= 0:
+            raise ValueError(f"--start: a distance in Å is more than 0, found {self.start:g}")
         if self.start != "template" and self.beads in ("atoms", "two"):
             raise ValueError(
                 f"--start {self.start} leaves the template behind, and --beads {self.beads} are placed as in it: give "
@@ -292,8 +300,10 @@ class TrainConfig(Settings):
             )
         if self.start != "template" and self.regularizer == "geometry":
             raise ValueError(f"--start {self.start} leaves the template behind: not with --regularizer geometry")
-        if isinstance(self.start, float) and self.start <= 0:
-            raise ValueError(f"--start: a distance in Å is more than 0, found {self.start:g}")
+        if self.start != "template" and self.decoder == "anm":
+            raise ValueError(f"--start {self.start} leaves the template behind, whose modes --decoder anm moves along")
+        if self.decoder == "gnn" and self.gnn_layer == "gat" and (self.dec_dim or 16) % 4:
+            raise ValueError(f"--dec-dim: --gnn-layer gat has four heads, so a multiple of 4, found {self.dec_dim}")
         if self.encoder != "none" and self.poses == "esl":
             raise ValueError(
                 "--encoder needs known poses, or those of an earlier run: first train with --poses esl, then give its "

@@ -7,7 +7,8 @@ the final decoder. On 10,200 images of ADK this lowered the mean RMSD of the gra
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,14 +17,14 @@ from torch import Tensor
 
 from cryoatom.train_config import TrainConfig
 from cryoatom.training.expected import expected_plan
-from cryoatom.training.latent_mixture import LatentMixture, LatentPrior, Told, find_mixture, latent_prior
+from cryoatom.training.latent_mixture import Denoised, LatentMixture, LatentPrior, Told, find_mixture, latent_prior
 from cryoatom.training.trainer import Trainer
 from cryoatom.training.uncertainty import image_information
 
-_HALVINGS = 4  # of steps that would raise the objective
-
-Known = tuple[LatentPrior, Tensor]
-"""Mean and covariance of all latents, and the posterior covariance of each image's, (images, latent, latent)."""
+_DAMPING = 0.3
+_HALVINGS = 4  # of steps that raise the objective too much
+_SURPRISE = 1.0  # nats by which a step may raise it more than the quadratic form says
+_logger = logging.getLogger(__name__)
 
 
 def are_latents_denoised(config: TrainConfig) -> bool:
@@ -39,60 +40,79 @@ def denoise_latents(
     *,
     components: int,
     marginal_poses: bool,
-) -> Known:
+) -> Denoised:
     """Set the latents of some images to their posterior means.
+
+    With probability p an image tells F and b, else nothing: its latent is the posterior mean by p F and p b, about it
+
+        C = p (C_F + (m_F - z)(m_F - z)ᵀ) + (1 - p) (Σ + (z - μ)(z - μ)ᵀ)
+
+    with the posterior (m_F, C_F) of an image that fits, and the mixture's own μ and Σ.
 
     Parameters
     ----------
     trainer, rows
         A fit, and which of its images.
     probability
-        Of all images: that they fit. What an image tells counts by it.
+        Of all images: p.
     components
         Of the mixture.
     marginal_poses
         Whether poses are uncertain too.
-
-    Returns
-    -------
-    LatentPrior
-        Mean and covariance of the mixture as a whole.
-    Tensor
-        Posterior covariance of each of the trainer's images; of those not in `rows` that of the mixture.
-    """
-    latents = trainer.latents.read(torch.from_numpy(rows)).double()
-    fits = torch.from_numpy(np.asarray(probability, dtype=np.float64))[torch.from_numpy(rows)]
-    spread = latent_prior(latents, fits.clamp_min(1e-9)).covariance.diagonal().sqrt()
-    told = what_images_tell(trainer, rows, spread, marginal_poses=marginal_poses)
-    told = Told(fits[:, None, None] * told.information, fits[:, None] * told.vector)
-    mixture = find_mixture(latents, told, fits.clamp_min(1e-9), components=components, seed=trainer.seed)
-    means, covariances = mixture.posterior(told)
-    _approach(trainer, rows, means, lambda latents: fits * trainer.losses(rows) + mixture.surprise(latents))
-    overall = moments(mixture)
-    everyones = overall.covariance.repeat(len(trainer.data), 1, 1)
-    everyones[torch.from_numpy(rows)] = covariances
-    return overall, everyones
-
-
-def _approach(
-    trainer: Trainer, rows: np.ndarray, goals: Float[Tensor, "rows latent"], cost: Callable[[Tensor], Tensor]
-) -> None:
-    """Move latents to their goals, or as far towards them as does not raise their cost.
-
-    Goals come from a quadratic form. Where it does not hold far enough, steps are halved until they do good.
     """
     images = torch.from_numpy(rows)
     table, begin = trainer.latents.table, trainer.latents.read(images).double()
-    places, share, before = table.owner[images], torch.ones(len(rows), 1, dtype=torch.float64), cost(begin)
+    fits = torch.from_numpy(np.asarray(probability, dtype=np.float64))
+    covariance = latent_prior(begin, fits[images].clamp_min(1e-9)).covariance
+    slopes = measure_slopes(trainer, rows, covariance.diagonal().sqrt(), marginal_poses=marginal_poses)
+    told = linearised(begin, slopes, covariance)
+    mixture = find_mixture(begin, told.by(fits[images]), fits[images], components=components, seed=trainer.seed)
+    goals, _ = mixture.posterior(told.by(fits[images]))
+    _approach(trainer, rows, goals, slopes, fits[images])
+    ensemble = moments(mixture)
+    away = table.values[table.owner].double() - ensemble.mean
+    covariances = ensemble.covariance + away[:, :, None] * away[:, None]
+    means, known = mixture.posterior(told)
+    missed = means - trainer.latents.read(images).double()
+    known = known + missed[:, :, None] * missed[:, None]
+    share = fits[images, None, None]
+    covariances[images] = share * known + (1 - share) * covariances[images]
+    return Denoised(ensemble, covariances)
+
+
+def _approach(
+    trainer: Trainer,
+    rows: np.ndarray,
+    goals: Float[Tensor, "rows latent"],
+    slopes: Slopes,
+    fits: Float[Tensor, " rows"],
+) -> None:
+    """Move latents to their goals, or as far towards them as the quadratic form holds.
+
+    A step may raise the objective, as leaving the noise does, but not by much more than the form says; else it is
+    halved.
+    """
+    images = torch.from_numpy(rows)
+    table, begin = trainer.latents.table, trainer.latents.read(images).double()
+    places, share = table.owner[images], torch.ones(len(rows), 1, dtype=torch.float64)
+    before = trainer.losses(rows).double()
+    is_worse = torch.zeros(len(rows), dtype=torch.bool)
     for _ in range(_HALVINGS):
-        latents = begin + share * (goals - begin)
-        table.values[places] = latents.float()
-        is_worse = cost(latents) > before
+        steps = share * (goals - begin)
+        table.values[places] = (begin + steps).float()
+        expected = fits * slopes.change(steps)
+        rise = fits * (trainer.losses(rows).double() - before)
+        is_worse = ~(rise <= expected + _SURPRISE + 0.5 * expected.abs())  # also where it is no number
         if not is_worse.any():
-            return
+            break
         share = torch.where(is_worse[:, None], 0.5 * share, share)
     share = torch.where(is_worse[:, None], 0.0, share)
     table.values[places] = (begin + share * (goals - begin)).float()
+    full = int((share == 1).sum())
+    _logger.info(
+        "%d of %d latents went to their posterior means, %d part of the way, %d not at all",
+        *(full, len(rows), int((share > 0).sum()) - full, int((share == 0).sum())),
+    )
 
 
 def moments(mixture: LatentMixture) -> LatentPrior:
@@ -103,20 +123,60 @@ def moments(mixture: LatentMixture) -> LatentPrior:
     return LatentPrior(mean, torch.einsum("k,kij->ij", mixture.shares, parts))
 
 
-def what_images_tell(
-    trainer: Trainer, rows: np.ndarray, spread: Float[Tensor, " latent"], *, marginal_poses: bool
+@dataclass(frozen=True)
+class Slopes:
+    """Of -log p of some images by their latents, float64; restraints are the decoder's part.
+
+    Parameters
+    ----------
+    information : (images, latent, latent)
+        F.
+    gradient : (images, latent)
+        g.
+    """
+
+    information: Tensor
+    gradient: Tensor
+
+    def change(self, steps: Float[Tensor, "images latent"]) -> Float[Tensor, " images"]:
+        """Return by how much steps raise -log p, g δ + ½ δ F δ, nats."""
+        curved = 0.5 * (self.information @ steps[..., None])[..., 0]
+        return (steps * (self.gradient + curved)).sum(dim=1)
+
+
+def linearised(
+    latents: Float[Tensor, "images latent"], slopes: Slopes, covariance: Float[Tensor, "latent latent"]
 ) -> Told:
-    """Return F and b of some images at their present latents; estimated poses are marginalised."""
+    """Return what images tell about their present latents: F, and b = F ẑ - g with a damped gradient.
+
+    Where an image tells next to nothing, noise in its gradient would ask for a step without end. So along each
+    eigenvector of F, in units of the latents' covariance, g counts by e / (e + λ) with its eigenvalue e (Levenberg and
+    Marquardt): a step is at most g / λ deviations long.
+    """
+    root = torch.linalg.cholesky(covariance)
+    values, vectors = torch.linalg.eigh(_symmetric(root.mT @ slopes.information @ root))
+    values = values.clamp_min(0)
+    back = torch.linalg.solve_triangular(root.mT, vectors, upper=True)  # F = back diag(e) backᵀ
+    inner = (vectors.mT @ (slopes.gradient @ root)[..., None])[..., 0]
+    damped = (back @ (values / (values + _DAMPING) * inner)[..., None])[..., 0]
+    information = _symmetric((back * values[:, None]) @ back.mT)
+    return Told(information, (information @ latents.double()[..., None])[..., 0] - damped)
+
+
+def measure_slopes(
+    trainer: Trainer, rows: np.ndarray, spread: Float[Tensor, " latent"], *, marginal_poses: bool
+) -> Slopes:
+    """Return F and g of some images at their present latents; estimated poses are marginalised."""
     parts = trainer.workers.map(
-        lambda chunk: _tell(trainer, chunk, spread, marginal_poses=marginal_poses), trainer.chunks(rows)
+        lambda chunk: _slopes(trainer, chunk, spread, marginal_poses=marginal_poses), trainer.chunks(rows)
     )
-    return Told(torch.cat([part.information for part in parts]), torch.cat([part.vector for part in parts]))
+    return Slopes(torch.cat([part.information for part in parts]), torch.cat([part.gradient for part in parts]))
 
 
-def _tell(trainer: Trainer, rows: np.ndarray, spread: Tensor, *, marginal_poses: bool) -> Told:
+def _slopes(trainer: Trainer, rows: np.ndarray, spread: Tensor, *, marginal_poses: bool) -> Slopes:
     own = len(spread)
     joint = image_information(trainer, rows, spread, marginal_poses=marginal_poses)
-    gradient = trainer.row_gradients(rows)
+    gradient = trainer.likelihood_gradients(rows)
     slope = gradient[:, :own].double()
     information = joint[:, :own, :own]
     if joint.shape[1] > own:  # poses and scale: what they would give way to (Schur complement)
@@ -126,11 +186,8 @@ def _tell(trainer: Trainer, rows: np.ndarray, spread: Tensor, *, marginal_poses:
         if marginal_poses:
             others[:, :5] = gradient[:, own:].double()
         slope = slope - (cross.mT @ others[..., None])[..., 0]
-    latents = trainer.latents.read(torch.from_numpy(rows)).double()
-    information = _not_negative(information)
-    return Told(information, (information @ latents[..., None])[..., 0] - slope)
+    return Slopes(information, slope)
 
 
-def _not_negative(matrices: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(0.5 * (matrices + matrices.mT))
-    return (vectors * values.clamp_min(0)[:, None]) @ vectors.mT
+def _symmetric(matrices: Tensor) -> Tensor:
+    return 0.5 * (matrices + matrices.mT)

@@ -7,15 +7,19 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from cryoatom.decoders import build_decoder
+from cryoatom.encoders import build_encoder
 from cryoatom.imaging.kernels import kernel_table
 from cryoatom.particles.noise import noise_groups
 from cryoatom.run_folder import RunFolder
 from cryoatom.train_config import TrainConfig
-from cryoatom.training.assemble import build_scaffold
+from cryoatom.training.assemble import build_scaffold, one_conformation
 from cryoatom.training.images import are_prepared
 from cryoatom.training.inputs import Inputs, crop_grid
 from cryoatom.training.outputs import chosen_rows
+from cryoatom.training.uncertainty import is_uncertainty_measured
 
 _POSE_BYTES = 36 + 8 + 40 + 4  # R, t, both moments of their tangents, steps
 _LATENT_BYTES = 8 + 4  # owner, steps
@@ -59,12 +63,15 @@ def disk_need(config: TrainConfig, inputs: Inputs) -> DiskNeed:
     groups = None if config.noise == "white" else noise_groups(particles.optics_group)
     nodes = len(kernel_table(particles.optics, groups).nodes)
     cache = images * (2 * side**2 + _IMAGE_BYTES) + nodes * 2 * (2 * side) * (side + 1)
-    decoder = build_decoder(config, build_scaffold(config, inputs.template, inputs.graph))
-    weights = 3 * 4 * sum(p.numel() for p in decoder.parameters())  # with both of Adam's moments
+    config = one_conformation(config)
+    networks: list[nn.Module] = [build_decoder(config, build_scaffold(config, inputs.template, inputs.graph))]
+    if config.encoder != "none":
+        networks.append(build_encoder(config, side))
+    weights = 3 * 4 * sum(p.numel() for network in networks for p in network.parameters())  # with Adam's moments
     checkpoint = _CHECKPOINT_BYTES + weights + images * (4 * 4 * config.zdim + _LATENT_BYTES + _POSE_BYTES + _FIT_BYTES)
-    frames = images * residues * 12 * (2 if config.dcd else 1)
+    frames = images * residues * 12 * (2 if config.dcd and not config.homogeneous else 1)
     pdb = len(chosen_rows(config.pdb, images)) * residues * _PDB_BYTES
-    uncertainty = images * (2 * residues + 4 * config.zdim**2) if config.uncertainty else 0
+    uncertainty = images * (2 * residues + 4 * config.zdim**2) if is_uncertainty_measured(config) else 0
     outputs = frames + pdb + uncertainty + images * (4 * config.zdim + _TEXT_BYTES) + _BASE_BYTES
     return DiskNeed(side, nodes, cache, checkpoint, -(-config.num_epochs // config.checkpoint) + 1, outputs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class Fit:
 def fit(
     config: TrainConfig, trainer: Trainer, folder: RunFolder, identity: Identity, checkpoint: Path | None, stage: Stage
 ) -> Fit:
-    """Run the epochs, with a checkpoint and a row of metrics for each, then refine the latents alone.
+    """Run the epochs, with a checkpoint and a row of metrics for each; then refine latents alone, if they are not held.
 
     Parameters
     ----------
@@ -62,6 +63,8 @@ def fit(
     history: History = [] if checkpoint is None else load_checkpoint(checkpoint, trainer)
     keep_what_is_asked_for(config, trainer.fits)
     first, full = len(history), trainer.schedule
+    if config.encoder != "none" and trainer.latents is trainer.latents.table and first < full.epochs:
+        raise ValueError(f"{checkpoint} is of the end of a run, without its encoder: go on from weights.{first}.pt")
     if first >= shortened(full, history, config.patience).epochs:
         _logger.warning("the run had finished: its last files are written again; --num-epochs is %d", config.num_epochs)
     with stage((config.num_epochs - first) * len(training), "Training") as advance:
@@ -69,6 +72,7 @@ def fit(
             trainer.schedule = shortened(full, history, config.patience)
             epoch = len(history)
             trainer.model.beads.widen(trainer.schedule.extra_variance(epoch))
+            trainer.are_latents_held = epoch >= held_from(config, trainer.schedule)
             if epoch >= trainer.schedule.epochs:
                 break
             seen, started = (epoch - first) * len(training), time.monotonic()
@@ -79,8 +83,14 @@ def fit(
                 start(config, trainer, orientation, training)
             elif epoch >= first_weighed(config):
                 weigh_images(config, trainer, training, epoch)
-            if are_latents_denoised(config):
-                hold_latents(config, trainer, training, epoch)
+            if trainer.are_latents_held and epoch - 1 < held_from(config, trainer.schedule):
+                denoise_latents(
+                    trainer,
+                    training,
+                    trainer.fits.weights.numpy(),
+                    components=config.z_components,
+                    marginal_poses=are_poses_uncertain(config),
+                )
             row |= run_epoch(trainer, orientation, epoch, training, lambda count, seen=seen: advance(seen + count, ""))
             if plan is None or epoch >= plan.epochs:
                 row |= {f"held_out_{name}": value for name, value in follow_held_out(trainer, held_out, epoch).items()}
@@ -97,7 +107,8 @@ def fit(
     if config.train_on != "all" and config.encoder == "none" and are_rows_fitted:
         unseen = np.setdiff1d(np.flatnonzero(is_alive), np.concatenate([training, held_out]))
         fit_unseen(trainer, unseen, stage)
-    if trainer.schedule.pose_lr > 0 or (are_rows_fitted and not trainer.are_latents_held):
+    are_final = trainer.are_latents_held or config.variational  # the latter by their prior
+    if trainer.schedule.pose_lr > 0 or (are_rows_fitted and not are_final):
         refine_latents(trainer, config.z_passes, stage)
     return Fit(orientation, history)
 
@@ -110,21 +121,14 @@ def start(config: TrainConfig, trainer: Trainer, orientation: Orientation | None
     start_scale(trainer, training if orientation is None else orientation.rows(0))
 
 
-def hold_latents(config: TrainConfig, trainer: Trainer, rows: np.ndarray, epoch: int) -> None:
-    """Keep latents where they are while rates fall; in the first such epoch, bring them to their posterior means.
+def held_from(config: TrainConfig, schedule: Schedule) -> float:
+    """Return the epoch from which latents stay at their posterior means: while rates fall, in the second half of a run.
 
-    Not before half of the run, and not before they have had two epochs to find their places.
+    Not before they have had two epochs of their own to find their places.
     """
-    begin = max(trainer.schedule.decay_start, 0.5 * trainer.schedule.epochs, first_weighed(config) + 1)
-    trainer.are_latents_held = epoch >= begin
-    if trainer.are_latents_held and epoch - 1 < begin:
-        denoise_latents(
-            trainer,
-            rows,
-            trainer.fits.weights.numpy(),
-            components=config.z_components,
-            marginal_poses=are_poses_uncertain(config),
-        )
+    if not are_latents_denoised(config):
+        return math.inf
+    return max(schedule.decay_start, 0.5 * schedule.epochs, first_weighed(config) + 1)
 
 
 def run_epoch(

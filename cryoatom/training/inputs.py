@@ -139,14 +139,13 @@ def run_identity(config: TrainConfig, inputs: Inputs) -> dict[str, str]:
     places = zip(particles.slice_of_image, particles.stack_of_image, strict=True)
     images = "\n".join(f"{index}@{names[stack]}" for index, stack in places)
     crops = str([crop_grid(config, inputs), config.uninvert_data, config.background_radius, config.noise])
-    model = " ".join(str(getattr(config, name)) for name in MODEL_SETTINGS)
     return {
         "images": _digest(images.encode(), crops.encode()),
         "CTF parameters": _digest(particles.optics.as_array()),
         "poses": _poses_identity(config, particles),
         "template": _digest(template.positions, template.chain_position, layout.offsets, layout.electrons),
         "graph": _digest(inputs.graph.edges),
-        ", ".join(f"--{name.replace('_', '-')}" for name in MODEL_SETTINGS): model,
+        **{f"--{name.replace('_', '-')}": str(getattr(config, name)) for name in MODEL_SETTINGS},
         "format": "5",
         "--seed, --held-out, --train-on": f"{config.seed} {config.held_out} {config.train_on}",
     }

@@ -14,6 +14,7 @@ hence the mean Σ_k r_k m_k, which on average is nearest to the truth of all est
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +24,11 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 _RIDGE = 1e-6  # of the latents' mean variance, where they do not fill all dimensions
-_FLOOR = 0.01  # least variance of a component, of that of all latents
+_FLOOR = 0.01  # of the covariance of all latents: the variance of the one image that each component sees beforehand
 _ROUNDS = 20
 _IMAGES = 5000  # that teach the mixture; the rest is told by it
 _AT_ONCE = 2000
+_NUMBERS = 3 * 10**7  # that a round of expectation and maximisation holds
 _FEWEST = 100  # images for each component
 
 
@@ -49,6 +51,22 @@ def latent_prior(latents: Float[Tensor, "images latent"], weights: Float[Tensor,
 
 
 @dataclass(frozen=True)
+class Denoised:
+    """What is known of latents once they are denoised.
+
+    Parameters
+    ----------
+    ensemble
+        Mean and covariance of the mixture as a whole.
+    covariances : (images, latent, latent)
+        Of each of the trainer's images, about the latent that it has, float64.
+    """
+
+    ensemble: LatentPrior
+    covariances: Tensor
+
+
+@dataclass(frozen=True)
 class Told:
     """What images tell of their latents, float64.
 
@@ -62,6 +80,10 @@ class Told:
 
     information: Tensor
     vector: Tensor
+
+    def by(self, probability: Float[Tensor, " images"]) -> Told:
+        """Return what images tell that fit with some probability each."""
+        return Told(probability[:, None, None] * self.information, probability[:, None] * self.vector)
 
     def of(self, rows: Tensor | slice) -> Told:
         """Return that of some images."""
@@ -92,11 +114,6 @@ class LatentMixture:
         means, covariances = zip(*parts, strict=True)
         return torch.cat(means), torch.cat(covariances)
 
-    def surprise(self, latents: Float[Tensor, "images latent"]) -> Float[Tensor, " images"]:
-        """Return -ln p(z) of latents, nats."""
-        normal = torch.distributions.MultivariateNormal(self.means, scale_tril=torch.linalg.cholesky(self.covariances))
-        return -(self.shares.log() + normal.log_prob(latents[:, None])).logsumexp(dim=1)
-
     def _posterior(self, told: Told) -> tuple[Tensor, Tensor]:
         share, means, covariances = self._components(told)
         mean = (share[..., None] * means).sum(dim=1)
@@ -119,7 +136,7 @@ class LatentMixture:
     def improved(
         self, told: Told, weights: Float[Tensor, " images"], floor: Float[Tensor, "latent latent"]
     ) -> LatentMixture:
-        """Return the mixture after one step of expectation and maximisation, its covariances held above a floor."""
+        """Return the mixture after one step of expectation and maximisation; `floor` is worth one image."""
         share, means, covariances = self._components(told)
         share = weights[:, None] * share
         total = share.sum(dim=0)
@@ -157,14 +174,18 @@ def find_mixture(
         Of the choice of images and of the start.
     """
     generator = np.random.default_rng(seed)
-    some = torch.from_numpy(np.sort(generator.permutation(len(latents))[:_IMAGES]))
-    latents, told, weights = latents[some].double(), told.of(some), weights[some].double()
+    most = max(500, min(_IMAGES, _NUMBERS // (components * latents.shape[1] ** 2)))
+    some = torch.from_numpy(np.sort(generator.permutation(len(latents))[:most]))
+    latents, told = latents[some].double(), told.of(some)
+    weights = (weights[some].double() / weights.max()).clamp_min(1e-9)
     overall = latent_prior(latents, weights)
     floor = _FLOOR * overall.covariance
     count = max(1, min(components, len(latents) // _FEWEST))
     root = torch.linalg.cholesky(overall.covariance)
     white = torch.linalg.solve_triangular(root, (latents - overall.mean).mT, upper=False).mT
-    _, labels = kmeans2(white.numpy(), count, minit="++", rng=generator)
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):  # fewer different latents than clusters
+        warnings.filterwarnings("ignore", message="One of the clusters is empty")
+        _, labels = kmeans2(white.numpy(), count, minit="++", rng=generator)
     owned = torch.nn.functional.one_hot(torch.from_numpy(labels).long(), count).double() * weights[:, None]
     owned = owned[:, owned.sum(dim=0) > 0]
     parts = [latent_prior(latents, share.clamp_min(1e-12)) for share in owned.mT]

@@ -17,13 +17,14 @@ from cryoatom.train_config import TrainConfig
 from cryoatom.training.assemble import build_trainer
 from cryoatom.training.checkpoint import Identity, find_checkpoint, save_checkpoint
 from cryoatom.training.checks import check_inputs
-from cryoatom.training.denoise import Known, are_latents_denoised, denoise_latents
+from cryoatom.training.denoise import are_latents_denoised, denoise_latents
 from cryoatom.training.disk import check_space
 from cryoatom.training.finite import NotFiniteError
 from cryoatom.training.fit import fit
 from cryoatom.training.image_report import fitting_probability, report_images
 from cryoatom.training.images import prepare_images
 from cryoatom.training.inputs import Inputs, read_inputs, run_identity
+from cryoatom.training.latent_mixture import Denoised
 from cryoatom.training.outputs import write_outputs
 from cryoatom.training.pose_report import check_hand, report_poses
 from cryoatom.training.segments import write_segments
@@ -127,7 +128,7 @@ def fit_and_write(
             write_segments(folder, inputs.template, trainer.model.decoder)
 
 
-def denoise(config: TrainConfig, trainer: Trainer, fits: np.ndarray, stage: Stage) -> Known | None:
+def denoise(config: TrainConfig, trainer: Trainer, fits: np.ndarray, stage: Stage) -> Denoised | None:
     """Bring latents to their posterior means by the final decoder, where the settings ask for it."""
     if not are_latents_denoised(config):
         return None
@@ -136,12 +137,13 @@ def denoise(config: TrainConfig, trainer: Trainer, fits: np.ndarray, stage: Stag
         known = denoise_latents(
             trainer, alive, fits, components=config.z_components, marginal_poses=are_poses_uncertain(config)
         )
+        trainer.note_fits(alive)
         advance(len(alive), "")
     return known
 
 
 def _uncertainty(
-    config: TrainConfig, folder: RunFolder, trainer: Trainer, fits: np.ndarray, known: Known | None, stage: Stage
+    config: TrainConfig, folder: RunFolder, trainer: Trainer, fits: np.ndarray, known: Denoised | None, stage: Stage
 ) -> ImageUncertainty | None:
     """Measure how well conformations are known, unless poses are expectations: then images have none of their own."""
     for stale in (folder.uncertainty, folder.latent_covariance):

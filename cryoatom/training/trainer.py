@@ -156,7 +156,7 @@ class Trainer:
             self.latents.prepare(torch.from_numpy(batch), is_training=True)
             self.model.decoder.draw(torch.Generator().manual_seed(_step_seed(self.seed, epoch, visit, start)))
             terms, gradients = self._gradients(batch, self.parameters)
-            self._add_divergence(gradients, len(batch) / len(self.data))
+            self._add_divergence(gradients, len(batch) / len(order))
             check_terms(terms, batch, self.model, f"epoch {epoch + 1}")
             check_gradients(gradients, batch, self.model, f"epoch {epoch + 1}")
             terms = self.fits.note(torch.from_numpy(batch), terms)
@@ -204,6 +204,16 @@ class Trainer:
 
         return torch.cat(self.workers.map(compute, self.chunks(rows)))
 
+    def note_fits(self, rows: np.ndarray) -> None:
+        """Take note of how well some images fit as they are."""
+
+        @torch.no_grad()
+        def compute(chunk: np.ndarray) -> Tensor:
+            return torch.stack(self.objective.compare(self.model, self.place(chunk), self.batch(chunk))).cpu()
+
+        cross, power = torch.cat(self.workers.map(compute, self.chunks(rows)), dim=1)
+        self.fits.note(torch.from_numpy(rows), {"cross": cross, "power": power})
+
     def posed(self, batch: Batch, rows: np.ndarray) -> Batch:
         """Return the images of a batch in the poses of others."""
         rotations, shifts = (part.to(self.device) for part in self.poses.read(torch.from_numpy(rows)))
@@ -213,10 +223,12 @@ class Trainer:
         """Divide rows into those that a worker takes at once."""
         return [rows[start : start + self.chunk] for start in range(0, len(rows), self.chunk)]
 
-    def row_gradients(self, rows: np.ndarray) -> Float[Tensor, "batch unknowns"]:
-        """Return the gradient of each image's own objective by its latent and the tangent of its pose."""
-        _, gradients = self._chunk_gradients(rows, [])
-        return torch.cat(gradients[:2], dim=1) / self.fits.weights[rows, None]
+    def likelihood_gradients(self, rows: np.ndarray) -> Float[Tensor, "batch unknowns"]:
+        """Return the gradient of -log p of each image by its latent and the tangent of its pose."""
+        latents = self.latents.read(torch.from_numpy(rows)).to(self.device).requires_grad_()
+        tangents = torch.zeros(len(rows), 5, device=self.device, requires_grad=True)
+        fit = self.objective.image_terms(self.model, self.model.place(latents), self.batch(rows, tangents))
+        return torch.cat(torch.autograd.grad(fit["nll"].sum(), [latents, tangents]), dim=1).cpu()
 
     def batches(self, rows: np.ndarray) -> list[np.ndarray]:
         """Divide rows into those of a step."""
@@ -238,7 +250,7 @@ class Trainer:
         return terms, [*of_rows, *of_weights]
 
     def _add_divergence(self, gradients: list[Tensor], share: float) -> None:
-        """Add to the gradients of weights what the decoder's own random parameters cost, by the share of images."""
+        """Add to the gradients of weights what the decoder's own random parameters cost, by the share of an epoch."""
         cost = self.model.decoder.divergence()
         if cost is None:
             return

@@ -35,7 +35,7 @@ from cryoatom.files.npy import npy_writer
 from cryoatom.run_folder import RunFolder
 from cryoatom.train_config import TrainConfig
 from cryoatom.training.expected import expected_plan
-from cryoatom.training.latent_mixture import LatentPrior, latent_prior
+from cryoatom.training.latent_mixture import Denoised, LatentPrior, latent_prior
 from cryoatom.training.objective import Batch
 from cryoatom.training.trainer import Trainer
 
@@ -112,7 +112,7 @@ def measure_uncertainty(
     fits: np.ndarray,
     *,
     marginal_poses: bool,
-    known: tuple[LatentPrior, Float[Tensor, "images latent latent"]] | None = None,
+    known: Denoised | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> ImageUncertainty:
     """Write the residues' standard deviations, uncertainty.npy, and return figures of each image.
@@ -135,8 +135,10 @@ def measure_uncertainty(
     count = len(trainer.data)
     everything = torch.arange(count)
     probability = torch.from_numpy(np.asarray(fits, dtype=np.float64))
-    own = latent_prior(trainer.latents.read(everything), probability.clamp_min(1e-9))
-    prior, covariances = (own, None) if known is None else known
+    if known is None:
+        prior = latent_prior(trainer.latents.read(everything), probability.clamp_min(1e-9))
+    else:
+        prior = known.ensemble
     columns: list[list[Tensor]] = [[] for _ in range(4)]
     starts = range(0, count, trainer.chunk)
     done, latent = 0, len(prior.mean)
@@ -151,7 +153,7 @@ def measure_uncertainty(
                 prior=prior,
                 fits=probability,
                 marginal_poses=marginal_poses,
-                covariances=covariances,
+                covariances=None if known is None else known.covariances,
             ),
             starts,
         ):
@@ -201,23 +203,24 @@ def image_posterior(
     latents = trainer.latents.read(torch.from_numpy(rows)).to(trainer.device)
     own, unknown = len(prior.mean), torch.linalg.inv(prior.covariance)
     fitting = fits[rows].double()[:, None, None]
-    joint = torch.zeros(0)
+    away = latents.cpu().double() - prior.mean
+    poses = known = covariance = None
     if covariances is None or marginal_poses:
         precision = image_information(trainer, rows, prior.covariance.diagonal().sqrt(), marginal_poses=marginal_poses)
         precision[:, :own, :own] += unknown
         joint = torch.linalg.inv(precision)
-    away = latents.cpu().double() - prior.mean
-    if covariances is None:
+        poses = _pose_covariance(joint, own, fitting).float() if marginal_poses else None
         known = fitting * joint[:, :own, :own] + (1 - fitting) * prior.covariance  # whatever the latent is
         covariance = known + (1 - fitting) * away[:, :, None] * away[:, None]
-    else:
+    if covariances is not None:
         known = covariance = covariances[rows]
+    assert known is not None and covariance is not None
     return Posterior(
         residue_sd=_residue_deviation(trainer, latents, covariance, away),
         covariance=covariance.float(),
         left=((known @ unknown).diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(0).sqrt()).float(),
         information=(0.5 * (torch.logdet(prior.covariance) - torch.logdet(known))).float(),
-        pose_covariance=_pose_covariance(joint, own, fitting).float() if marginal_poses else None,
+        pose_covariance=poses,
     )
 
 
