@@ -92,7 +92,7 @@ def load_config(path: Path, model: type[Settings]) -> dict[str, Any]:
     ValueError
         If it is not a YAML mapping, or has an unknown name (the nearest known one is suggested).
     """
-    content = _read_mapping(path)
+    content = read_mapping(path)
     settings = {str(name): value for name, value in content.items() if name not in RECORDED}
     for name in settings:
         if name not in model.model_fields:
@@ -104,19 +104,27 @@ def load_config(path: Path, model: type[Settings]) -> dict[str, Any]:
 
 def recorded_command(path: Path) -> list[object]:
     """Return the command line that a run's configuration file tells of."""
-    command = _read_mapping(path).get("cmd")
+    command = read_mapping(path).get("cmd")
     return command if isinstance(command, list) else []
 
 
-def _read_mapping(path: Path) -> dict[Any, Any]:
+def read_mapping(
+    path: Path, *, kind: str = "configuration file", expected: str = "lines like 'batch_size: 256'"
+) -> dict[Any, Any]:
+    """Read a YAML file of plain values under names; messages call it `kind` and say what was expected.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+    """
     if not path.is_file():
-        raise FileNotFoundError(f"no configuration file {path}")
+        raise FileNotFoundError(f"no {kind} {path}")
     try:
         content = _PlainLoader(path.read_text(encoding="utf-8")).get_single_data()
     except _NOT_YAML as error:
         raise ValueError(f"{path} is not a YAML file: {_yaml_problem(error)}") from None
     if not isinstance(content, dict | None):
-        raise ValueError(f"{path} must hold lines like 'batch_size: 256', found a {type(content).__name__}")
+        raise ValueError(f"{path} must hold {expected}, found a {type(content).__name__}")
     return content or {}
 
 

@@ -3,6 +3,9 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from cryoatom.compare_config import CompareConfig
 from cryoatom.comparison import plots
 from cryoatom.comparison import run as comparison_run
 from cryoatom.comparison.plan import Job, plan_jobs
-from cryoatom.comparison.process import JobError, _reason, train_apart
+from cryoatom.comparison.process import JobError, _reason, _seconds_so_far, _watch, train_apart
 from cryoatom.comparison.records import Record, read_record, write_record
 from cryoatom.comparison.run import choose_job, compare, look_up
 from cryoatom.comparison.systems import SYSTEMS, choose_systems, read_systems
@@ -237,12 +240,51 @@ def test_an_interrupted_training_goes_on(config, trained, undrawn, monkeypatch):
     assert trained.calls == [("mlp, seed 0", True)] and found.outcomes[0].state == "done"
 
 
+def test_the_clock_goes_on_over_tries(tmp_path):
+    clock = tmp_path / "job.seconds"
+    assert _seconds_so_far(clock) is None
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        _watch(process, clock, time.monotonic() - 100)
+    assert 100 <= (_seconds_so_far(clock) or 0) < 200
+    clock.unlink()
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        _watch(process, clock, None)
+    assert not clock.exists(), "a sum that lacks a try is none"
+
+
+def test_jobs_say_why_what_has_run_does_not_fit(config, trained, undrawn):
+    compare(config, QUICK)
+    bare = config.model_copy(update={"gt": None, "labels": None})
+    (outcome, _) = [look_up(bare, job) for job in plan_jobs(bare, {})]
+    assert outcome.state == "unfinished"
+    assert "other settings (batch_size: 64, before 16; " in outcome.describe() and "more)" in outcome.describe()
+    assert "compared with another truth (--gt, --labels)" in outcome.describe()
+    listed = " ".join(word for word in invoke(*words(config, "--jobs")[:-2]).output.split() if word not in "│┃")
+    assert "run with other settings (held_out: 0.02, before 0.1)" in listed
+    assert "The command that ran it is in" in listed
+    assert "other settings" not in invoke(*words(config, "--jobs")).output
+    found = compare(config.model_copy(update={"table_only": True}), {**QUICK, "lr": 0.1})
+    assert found.table is not None and found.table.rows[0][1] == "1", "what is there is in the table"
+    assert found.table.remarks == [f"{name}, seed 0: run with other settings (lr: 0.1, before 0.005)" for name in
+                                   ("mlp", "mlp-no-r2")]  # fmt: skip
+    assert found.table.remarks[0] in (config.outdir / "table.md").read_text()
+    with pytest.raises(ValueError, match="no finished job yet.*mlp, seed 0: unfinished, trained, and compared with"):
+        compare(bare.model_copy(update={"table_only": True}), QUICK)
+
+
+def test_segments_of_every_system_are_checked_before_any_training(config, trained):
+    both = config.model_copy(update={"systems": ("mlp", "cryosphere")})
+    with pytest.raises(ValueError, match="reversed"):
+        compare(both, {"segments": "9-4=2"})
+    assert trained.calls == []
+
+
 def test_changed_settings_are_said_and_repeated_on_demand_only(config, trained, undrawn):
     compare(config, QUICK)
     changed = config.model_copy(update={"threads": 2})
     compare(changed, QUICK)
     assert len(trained.calls) == 2, "threads do not change what a run finds"
-    with pytest.raises(ValueError, match=r"2 of 2 .* first mlp, seed 0: lr: 0.01, before 0.005. Give --overwrite"):
+    with pytest.raises(ValueError, match=r"2 of 2 .* first mlp, seed 0: lr: 0.01, before 0.005. Give .*--overwrite"):
         compare(config, {**QUICK, "lr": 0.01})
     own = config.model_copy(update={"overwrite": True})
     compare(own, {**QUICK, "r2": 1.0})  # the system without R2 keeps to that
@@ -361,3 +403,47 @@ def test_a_training_in_its_own_process(config, tmp_path):
         train_apart(job, is_resumed=False)
     assert "Error:" in job.console_file.read_text()
     assert TrainConfig.merge({}, job.settings_file) == TrainConfig.merge({}, Path(job.folder.config))
+
+
+def drawn_outcomes(config: CompareConfig, **errors: float) -> list[Outcome]:
+    jobs = plan_jobs(config.model_copy(update={"systems": tuple(errors)}), {})
+    return [outcome(job, rmsd=errors[job.system.name], rmsd_static=2.0, rmsd_template=5.0) for job in jobs]
+
+
+@pytest.mark.parametrize(("error", "lines"), [(4.5, 2), (1.8, 1), (0.5, 0)])
+def test_baselines_are_lines_where_they_fit_and_named_everywhere(config, error, lines):
+    drawn = plots.plot_errors(drawn_outcomes(config, mlp=error, gnn=0.4))
+    assert drawn is not None
+    (axes,) = drawn.axes
+    dashed = [each for each in axes.lines if each.get_linestyle() == "--"]
+    assert len(dashed) == lines
+    texts = [each.get_text().strip() for each in axes.texts]
+    assert len(texts) == 2 and sum(text.endswith("→") for text in texts) == 2 - lines
+    assert not any(each.get_linestyle() == "-" for each in axes.lines), "one seed has no mean to draw"
+
+
+def test_curves_on_each_other_differ_in_stroke_and_marks(config, monkeypatch):
+    monkeypatch.setattr(plots, "rmsd_by_frame", lambda folder: np.linspace(1, 2, 100))
+    drawn = plots.plot_frames(drawn_outcomes(config, gnn=1, mlp=1, prins=1, cryosphere=1, cryofold=1, anm=1))
+    assert drawn is not None
+    curves = drawn.axes[0].lines
+    for looks in (
+        {str(each._dash_pattern) for each in curves},  # pyright: ignore[reportAttributeAccessIssue]
+        {str(each.get_marker()) for each in curves},
+        {str(each.get_markevery()) for each in curves},
+    ):
+        assert len(looks) == 6
+    legend = drawn.axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["gnn", "cryofold", "mlp", "anm", "prins", "cryosphere"]
+
+
+def test_times_of_several_sizes_are_on_an_axis_that_says_so(config):
+    first, second = drawn_outcomes(config, gnn=1, mlp=1)
+    drawn = plots.plot_costs([first, second])
+    assert drawn is not None and drawn.axes[0].get_xscale() == "linear" and drawn.axes[0].get_xlim()[0] == 0
+    assert second.record is not None
+    slow = replace(second, record=replace(second.record, training={"training_seconds": 2500.0}))
+    drawn = plots.plot_costs([first, slow])
+    assert drawn is not None and drawn.axes[0].get_xscale() == "log"
+    assert "logarithmic" in drawn.axes[0].get_xlabel()

@@ -29,7 +29,7 @@ def _list_systems(context: click.Context, parameter: click.Parameter, is_given: 
     "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_systems, help="List the systems."
 )
 @click.option("--jobs", is_flag=True, help="List the jobs, and how SLURM runs them; run nothing.")
-@settings_options(CompareConfig)
+@settings_options(CompareConfig, example="an earlier comparison's compare.yaml; it lacks the options after --")
 @click.argument("train_options", nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS OF TRAIN]")
 @click.pass_context
 def compare(context: click.Context, config: CompareConfig, jobs: bool, train_options: tuple[str, ...]) -> None:

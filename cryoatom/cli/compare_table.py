@@ -23,9 +23,16 @@ def print_jobs(console: Console, config: CompareConfig, common: Mapping[str, Any
     """Print the list of jobs with their states, and the line that hands them to SLURM."""
     jobs = plan_jobs(config, common)
     table = Table(Column("job", justify="right"), "system", Column("seed", justify="right"), "state")
-    for job in jobs:
-        table.add_row(str(job.number), job.system.name, str(job.seed), look_up(config, job).describe())
+    outcomes = [look_up(config, job) for job in jobs]
+    for outcome in outcomes:
+        job = outcome.job
+        table.add_row(str(job.number), job.system.name, str(job.seed), outcome.describe())
     console.print(table)
+    if any(outcome.hints for outcome in outcomes):
+        console.print(
+            f"What has run does not fit to this call. The command that ran it is in {config.outdir / 'compare.yaml'}: "
+            "give its options, those after -- too, or --overwrite to train anew where settings differ.\n"
+        )
     console.print("On a cluster, all at once, and afterwards the same command as now without --jobs for the table:\n")
     words = shlex.join(["cryoatom", "compare", "--array", *arguments(command)])
     console.print(
@@ -52,6 +59,8 @@ def print_comparison(console: Console, found: Comparison) -> None:
     left_out = _print_table(console, found.table)
     for note in found.table.notes:
         console.print(f"Missing: {note}")
+    for remark in found.table.remarks:
+        console.print(f"Note: {remark}")
     if left_out:
         console.print(f"Not shown, for want of room: {', '.join(left_out)}")
     console.print(f"{found.files[0].parent}: {', '.join(path.name for path in found.files)}")

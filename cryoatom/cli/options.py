@@ -41,13 +41,19 @@ class SectionedCommand(click.Command):
                 formatter.write_dl(parts[heading])
 
 
-_CONFIG = click.option(
-    "--config", type=click.Path(path_type=Path), help="YAML file of settings, for instance a run's config.yaml."
-)
+def settings_options(
+    model: type[Settings], *, example: str = "a run's config.yaml"
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the options of `model`, and `--config`; the merged settings are its first argument.
 
-
-def settings_options(model: type[Settings]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command the options of `model`, and `--config`; the merged settings are its first argument."""
+    Parameters
+    ----------
+    model
+        Settings of the command.
+    example
+        The file that the help of `--config` names.
+    """
+    text = f"YAML file of settings, for instance {example}."
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -57,7 +63,7 @@ def settings_options(model: type[Settings]) -> Callable[[Callable[..., Any]], Ca
             given = {name: fields[name] for name in fields if context.get_parameter_source(name) in _GIVEN}
             return function(model.merge(given, config), **values)
 
-        decorated = _CONFIG(command)
+        decorated = click.option("--config", type=click.Path(path_type=Path), help=text)(command)
         sections = _section_of_fields(model)
         for name, field in reversed(model.model_fields.items()):
             decorated = _parameter(name, field, sections[name])(decorated)

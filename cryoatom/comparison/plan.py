@@ -15,6 +15,7 @@ from cryoatom.train_config import TrainConfig
 OWN = ("particles", "template", "outdir", "cache", "seed", "num_epochs", "threads", "device", "load", "overwrite")
 """Settings of `cryoatom train` that a comparison sets itself."""
 _OUTPUT = {"analysis": False, "uncertainty": False, "dcd": False}  # nothing here reads them
+_NAMED = 4  # changed settings in a message
 _WITHOUT_EFFECT = {"outdir", "threads", "cache", "load", "overwrite", "force", "checkpoint", *_OUTPUT}
 
 
@@ -60,6 +61,11 @@ class Job:
     def console_file(self) -> Path:
         """What the training said."""
         return self.config.outdir / "console.log"
+
+    @property
+    def clock_file(self) -> Path:
+        """How long its training has taken so far, over all tries, s."""
+        return self.config.outdir / "job.seconds"
 
 
 def plan_jobs(config: CompareConfig, common: Mapping[str, Any]) -> list[Job]:
@@ -127,6 +133,12 @@ def changed_settings(job: Job) -> list[str]:
         for name, value in plain_settings(job.config).items()
         if name not in _WITHOUT_EFFECT and value != before[name]
     ]
+
+
+def describe_changes(changes: list[str]) -> str:
+    """Return what :func:`changed_settings` found in one line: of many, the first few."""
+    more = len(changes) - _NAMED
+    return "; ".join(changes[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def plain_settings(config: TrainConfig) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from cryoatom.comparison.judge import rmsd_by_frame
-from cryoatom.comparison.table import Outcome, group_by_system
+from cryoatom.comparison.table import BASELINES, Outcome, group_by_system
 from cryoatom.files.replacing import replacing
 from cryoatom.plotting import (
     BLUE,
@@ -22,45 +23,81 @@ from cryoatom.plotting import (
     STYLE,
     VERMILION,
     figure,
-    legend_above,
-    line,
     save_png,
     whole_numbers,
 )
 
 _COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#56B4E9", "#CC79A7", "#000000")  # Okabe and Ito
-_STROKES = ("-", "--", ":")  # for each round of the colours
-_MARKERS = ("o", "s", "^")
+# Their numbers have no common factor with that of the colours: two systems share one of the three, seldom two.
+_STROKES = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (7, 2, 1.5, 2)), (0, (1, 1.2)), (0, (9, 2)))
+_MARKERS = ("o", "s", "^", "D", "v", "X", "P", "*")
+_MARKS = 12  # on a curve
+_WIDE_RANGE = 10.0  # of times, from which on their axis is logarithmic
+_LEGEND_COLUMNS = 4
 
 
 def plot_errors(outcomes: Sequence[Outcome]) -> Figure | None:
-    """Draw each job's RMSD as a dot and each system's mean as a bar; None where there is no truth."""
+    """Draw each job's RMSD as a dot and the mean over seeds as a bar; None where there is no truth."""
     found = _main_error(outcomes)
     if found is None:
         return None
     name, label = found
-    values = _by_system(outcomes, name)
+    values, baselines = _by_system(outcomes, name), _baselines(outcomes, name)
     with rc_context(STYLE):
-        drawn, axes = figure(height=1.4 + 0.42 * len(values))
+        drawn, axes = figure(height=1.4 + 0.42 * len(values) + 0.3 * len(baselines))
         looks = _looks(outcomes)
         for place, (system, errors) in enumerate(values.items()):
             shift = 0.12 * (np.arange(len(errors)) - (len(errors) - 1) / 2)  # equal ones lie side by side
             axes.plot(errors, place + shift, "o", color=looks[system]["color"], markersize=5, alpha=0.8)
-            axes.plot([np.mean(errors)] * 2, [place - 0.3, place + 0.3], color="black", linewidth=1.5)
-        static = next((v for each in outcomes if (v := each.figure(f"{name}_static")) is not None), None)
-        if static is not None:
-            text = f"best static structure, {static:.2f} Å"
-            axes.axvline(static, color=GREY, linestyle="--", label=text)
-            legend_above(axes)
+            if len(errors) > 1:
+                mean = np.full(2, np.mean(errors))
+                axes.plot(mean, [place - 0.3, place + 0.3], color="black", linewidth=1.5, label="mean over seeds")
         axes.set_yticks(range(len(values)), list(values))
-        axes.set(xlabel=label, xlim=(0, max(_room(values), 1.05 * (static or 0))), ylim=(len(values) - 0.5, -0.5))
+        axes.set(xlabel=label, xlim=(0, _room(values)), ylim=(len(values) - 0.5, -0.5))
+        _draw_baselines(axes, baselines)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", color=GREY, alpha=0.25)
+        if any(len(errors) > 1 for errors in values.values()):
+            _legend(axes)
     return drawn
 
 
+def _baselines(outcomes: Sequence[Outcome], name: str) -> dict[str, float]:
+    """Return the errors of what needs no training, by what it is."""
+    known = {}
+    for text, suffix in BASELINES:
+        found = (value for each in outcomes if (value := each.figure(f"{name}_{suffix}")) is not None)
+        if (value := next(found, None)) is not None:
+            known[text] = value
+    return known
+
+
+def _draw_baselines(axes: Axes, baselines: dict[str, float]) -> None:
+    """Draw a line each, named in a row of its own above the dots; one beyond the axis is text at its edge.
+
+    The axis grows to hold a line, up to half as far again as the dots need.
+    """
+    dots = axes.get_xlim()[1]
+    fitting = [value for value in baselines.values() if 1.05 * value < 1.5 * dots]
+    limit = max([dots, *(1.05 * value for value in fitting)])
+    bottom, top = axes.get_ylim()
+    for row, (text, value) in enumerate(baselines.items()):
+        height = top - 0.7 * (row + 0.5)
+        if value > limit:
+            axes.text(limit, height, f"{text} {value:.2f} Å \N{RIGHTWARDS ARROW}", ha="right", va="center", fontsize=10)
+            continue
+        axes.plot([value] * 2, [bottom, height - 0.3], color=GREY, linestyle="--", linewidth=1.2, zorder=1)
+        is_left = value < 0.5 * limit
+        side = "left" if is_left else "right"
+        axes.text(value, height, f" {text} {value:.2f} Å ", ha=side, va="center", fontsize=10)
+    axes.set(xlim=(0, limit), ylim=(bottom, top - 0.7 * len(baselines)))
+
+
 def plot_frames(outcomes: Sequence[Outcome]) -> Figure | None:
-    """Draw the mean RMSD of each true frame, one line a system; None without labels."""
+    """Draw the mean RMSD of each true frame, one line a system; None without labels.
+
+    Curves that lie on each other show in turn: each has dashes of its own, and its marks at frames of its own.
+    """
     curves = {}
     for system, jobs in group_by_system(outcomes).items():
         found = [rmsd_by_frame(each.job.folder) for each in jobs if each.figure("rmsd") is not None]
@@ -72,14 +109,15 @@ def plot_frames(outcomes: Sequence[Outcome]) -> Figure | None:
     with rc_context(STYLE):
         drawn, axes = figure(width=9, height=4.6 + 0.15 * len(curves))
         looks = _looks(outcomes)
-        for system, errors in curves.items():
+        for place, (system, errors) in enumerate(curves.items()):
             index = np.flatnonzero(np.isfinite(errors))
-            style = {key: value for key, value in looks[system].items() if key != "marker"}
-            line(axes, index, errors[index], label=system, **style)
+            step = max(1, len(index) // _MARKS)
+            style = looks[system] | {"markevery": (place * step // len(curves), step), "markersize": 6}
+            axes.plot(index, errors[index], label=system, linewidth=1.5, **style)
         axes.set(xlabel="true frame", ylabel="mean RMSD (Å)", ylim=(0, None))
         whole_numbers(axes.xaxis)
         axes.margins(x=0.01)
-        legend_above(axes, columns=4)
+        _legend(axes)
     return drawn
 
 
@@ -89,20 +127,31 @@ def plot_costs(outcomes: Sequence[Outcome]) -> Figure | None:
     if found is None:
         return None
     name, label = found
+    values, seconds = _by_system(outcomes, name), _by_system(outcomes, "training_seconds")
     with rc_context(STYLE):
         drawn, axes = figure(width=9)
-        values = _by_system(outcomes, name)
+        looks = _looks(outcomes)
         for system, errors in values.items():
-            seconds, look = _by_system(outcomes, "training_seconds")[system], _looks(outcomes)[system]
-            axes.plot(seconds, errors, look["marker"], color=look["color"], label=system, alpha=0.8)
-        axes.set(xlabel="training (s)", ylabel=label, xscale="log", ylim=(0, _room(values)))
-        axes.margins(x=0.1)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
+            look = looks[system]
+            axes.plot(
+                seconds[system], errors, look["marker"], color=look["color"], label=system, markersize=8, alpha=0.8
+            )
+        axes.set(ylabel=label, ylim=(0, _room(values)))
+        _time_axis(axes, np.concatenate([seconds[system] for system in values]))
         axes.grid(color=GREY, alpha=0.25)
-        legend_above(axes, columns=4)
+        _legend(axes)
     return drawn
+
+
+def _time_axis(axes: Axes, seconds: np.ndarray) -> None:
+    """Let times start at 0, or where they are of several sizes stand on a logarithmic axis."""
+    if seconds.max() < _WIDE_RANGE * seconds.min():
+        axes.set(xlabel="training (s)", xlim=(0, 1.1 * seconds.max()))
+        return
+    axes.set(xlabel="training (s), logarithmic", xscale="log", xlim=(seconds.min() / 1.3, 1.3 * seconds.max()))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 PLOTS: dict[str, Callable[[Sequence[Outcome]], Figure | None]] = {
@@ -135,8 +184,8 @@ def _main_error(outcomes: Sequence[Outcome]) -> tuple[str, str] | None:
 
 
 def _room(values: dict[str, list[float]]) -> float:
-    """Return where an axis from 0 ends, so that no dot is cut."""
-    return 1.05 * max(max(errors) for errors in values.values())
+    """Return where an axis from 0 ends, so that no dot is near its end."""
+    return 1.1 * max(max(errors) for errors in values.values())
 
 
 def _by_system(outcomes: Sequence[Outcome], name: str) -> dict[str, list[float]]:
@@ -148,9 +197,27 @@ def _by_system(outcomes: Sequence[Outcome], name: str) -> dict[str, list[float]]
 
 def _looks(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
     """Return how each system is drawn, the same in all plots."""
-    looks = {}
-    for place, system in enumerate(group_by_system(outcomes)):
-        turn, colour = divmod(place, len(_COLOURS))
-        turn %= len(_STROKES)
-        looks[system] = {"color": _COLOURS[colour], "linestyle": _STROKES[turn], "marker": _MARKERS[turn]}
-    return looks
+    return {
+        system: {
+            "color": _COLOURS[place % len(_COLOURS)],
+            "linestyle": _STROKES[place % len(_STROKES)],
+            "marker": _MARKERS[place % len(_MARKERS)],
+        }
+        for place, system in enumerate(group_by_system(outcomes))
+    }
+
+
+def _legend(axes: Axes) -> None:
+    """Put the legend over the axes, to be read line by line: matplotlib fills column by column."""
+    handles, labels = axes.get_legend_handles_labels()
+    entries = list(dict(zip(labels, handles, strict=True)).items())
+    by_column = [entry for column in range(_LEGEND_COLUMNS) for entry in entries[column::_LEGEND_COLUMNS]]
+    axes.legend(
+        [handle for _, handle in by_column],
+        [label for label, _ in by_column],
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=_LEGEND_COLUMNS,
+        borderaxespad=0.3,
+        handlelength=3.5,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import resource
 import signal
 import subprocess
@@ -11,10 +12,12 @@ import time
 from pathlib import Path
 
 from cryoatom.comparison.plan import Job
+from cryoatom.files.replacing import replacing
 from cryoatom.run_folder import RunFolder
 from cryoatom.training.checkpoint import read_checkpoint
 
 _POLL = 0.2  # s
+_NOTE = 5.0  # s
 _UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, of ru_maxrss
 _GB = 1e9
 
@@ -39,6 +42,9 @@ def train_apart(job: Job, *, is_resumed: bool) -> dict[str, float | None]:
         If the training fails.
     """
     words = [sys.executable, "-m", "cryoatom", "train", "--config", str(job.settings_file)]
+    earlier = _seconds_so_far(job.clock_file) if is_resumed else 0.0
+    if earlier is None:
+        job.clock_file.unlink(missing_ok=True)
     started = time.monotonic()
     with job.console_file.open("w", encoding="utf-8") as console:
         process = subprocess.Popen(
@@ -48,7 +54,7 @@ def train_apart(job: Job, *, is_resumed: bool) -> dict[str, float | None]:
             stderr=subprocess.STDOUT,
         )
         try:
-            peak = _watch(process)
+            peak = _watch(process, job.clock_file, None if earlier is None else started - earlier)
         except BaseException:  # Ctrl-C, or the batch system ends this process: the training ends in order, too
             process.terminate()
             process.wait()
@@ -57,21 +63,33 @@ def train_apart(job: Job, *, is_resumed: bool) -> dict[str, float | None]:
         raise JobError(_reason(process.returncode, job.console_file))
     return {
         "training_seconds": _training_seconds(job.folder),
-        "wall_seconds": None if is_resumed else time.monotonic() - started,
+        "wall_seconds": None if earlier is None else earlier + time.monotonic() - started,
         "peak_memory_gb": peak / _GB,
         "weights": count_weights(job.folder),
     }
 
 
-def _watch(process: subprocess.Popen) -> float:
-    """Wait for a process and return the most memory it had, bytes.
+def _seconds_so_far(clock_file: Path) -> float | None:
+    """Return what earlier tries of a training took; None where nothing tells."""
+    try:
+        return float(clock_file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _watch(process: subprocess.Popen, clock_file: Path, begin: float | None) -> float:
+    """Wait for a process and return the most memory it had, bytes; note the time since `begin` every few seconds.
 
     What the kernel reports at its end (ru_maxrss) is at least what this process had when it started the other one;
     hence the process's own high-water mark is read while it runs, where the system has /proc.
     """
-    peak = 0
+    peak, noted = 0, -math.inf
     while process.poll() is None:
         peak = max(peak, _high_water_mark(process.pid))
+        if begin is not None and time.monotonic() > noted + _NOTE:  # survives even a kill of this process
+            noted = time.monotonic()
+            with replacing(clock_file) as temporary:
+                temporary.write_text(f"{noted - begin:.1f}\n", encoding="utf-8")
         time.sleep(_POLL)
     return peak or _UNIT * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
 

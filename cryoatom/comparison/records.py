@@ -21,8 +21,9 @@ class Record:
     settings : dict
         Of `cryoatom train`.
     training : dict or None
-        Cost of the training, by name: training_seconds (of all epochs), wall_seconds (of the process; None where the
-        training was interrupted), peak_memory_gb (of the process), weights (numbers learned). None: it failed.
+        Cost of the training, by name: training_seconds (of all epochs), wall_seconds (of the process; of an interrupted
+        training over all tries, to a few seconds), peak_memory_gb (of the last try's process), weights (numbers
+        learned). None: it failed.
     truth : dict
         Files of the truth that `figures` compare with; empty without one.
     figures : dict or None

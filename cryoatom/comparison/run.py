@@ -12,12 +12,13 @@ from typing import Any
 
 from cryoatom.compare_config import CompareConfig
 from cryoatom.comparison.judge import check_files, measure_quality, truth_files
-from cryoatom.comparison.plan import Job, changed_settings, plain_settings, plan_jobs
+from cryoatom.comparison.plan import Job, changed_settings, describe_changes, plain_settings, plan_jobs
 from cryoatom.comparison.plots import write_plots
 from cryoatom.comparison.process import JobError, train_apart
 from cryoatom.comparison.records import Record, read_record, write_record
 from cryoatom.comparison.table import Outcome, Table, make_table, write_table
 from cryoatom.files.replacing import replacing
+from cryoatom.training.inputs import check_segments
 from cryoatom.training.stage import Stage, silent
 
 _FAILURES = (JobError, ValueError, OSError, RuntimeError)
@@ -86,7 +87,8 @@ def compare(
         return Comparison([look_up(config, chosen)], None, [])
     outcomes = [look_up(config, job) for job in jobs]
     if not any(outcome.state == "done" for outcome in outcomes) and config.table_only:
-        raise ValueError(f"{config.outdir} has no finished job yet: without --table-only they are run")
+        hint = next((f"; {outcome.job.name}: {outcome.describe()}" for outcome in outcomes if outcome.hints), "")
+        raise ValueError(f"{config.outdir} has no finished job yet: without --table-only they are run{hint}")
     table = make_table(outcomes)
     files = [*write_table(config.outdir, table, outcomes), *write_plots(config.outdir, outcomes)]
     return Comparison(outcomes, table, files)
@@ -124,14 +126,26 @@ def look_up(config: CompareConfig, job: Job) -> Outcome:
     ValueError
         If its record is damaged.
     """
-    record = read_record(job.record_file)
+    record, changes = read_record(job.record_file), changed_settings(job)
+    hints = [f"run with other settings ({describe_changes(changes)})"] if changes else []
     if record is None:
         state = "unfinished" if job.settings_file.is_file() else "to do"
     elif record.error is not None:
         state = "failed"
+    elif record.truth == truth_files(config):
+        state = "done"
     else:
-        state = "done" if record.truth == truth_files(config) else "unfinished"
-    return Outcome(job, state, record)
+        state = "unfinished"
+        hints.append(f"trained, and compared with {_name_truth(record.truth or {}, truth_files(config))}")
+    return Outcome(job, state, record, tuple(hints))
+
+
+def _name_truth(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Say how the truth that a job was compared with differs from that of now."""
+    if not before:
+        return "no truth so far"
+    options = [f"--{name.replace('_', '-')}" for name in {**before, **now} if before.get(name) != now.get(name)]
+    return f"another truth ({', '.join(options)})"
 
 
 def _prepare(config: CompareConfig, jobs: list[Job]) -> None:
@@ -140,10 +154,13 @@ def _prepare(config: CompareConfig, jobs: list[Job]) -> None:
     if changed and not config.overwrite:
         job, changes = changed[0]
         raise ValueError(
-            f"{len(changed)} of {len(jobs)} jobs were run with other settings, first {job.name}: {'; '.join(changes)}. "
-            "Give --overwrite to repeat them, or another -o"
+            f"{len(changed)} of {len(jobs)} jobs were run with other settings, first {job.name}: "
+            f"{describe_changes(changes)}. Give the options of the first call (compare.yaml has its command), "
+            "--overwrite to repeat them, or another -o"
         )
-    check_files(config, jobs[0])
+    inputs = check_files(config, jobs[0])
+    for job in jobs[1:]:
+        check_segments(job.config, inputs.template)
     for job, _ in changed:
         shutil.rmtree(job.folder.path)
     config.outdir.mkdir(parents=True, exist_ok=True)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from cryoatom.config import read_mapping
 from cryoatom.train_config import TrainConfig
 
+_EXPECTED = r"names, and below each settings of `cryoatom train`, as in 'mine:\n  lr: 0.01'"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # it becomes the name of a folder
 
 
@@ -94,16 +94,9 @@ def choose_systems(names: Iterable[str], file: Path | None = None) -> list[Syste
 
 def read_systems(file: Path) -> list[System]:
     """Read systems from a YAML file; errors as :func:`choose_systems`."""
-    if not file.is_file():
-        raise FileNotFoundError(f"no file of systems {file}")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{file} is not a YAML file: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict) or not all(isinstance(each, dict | None) for each in content.values()):
-        raise ValueError(
-            f"{file} must hold names, and below each settings of `cryoatom train`, as in 'mine:\\n  lr: 0.01'"
-        )
+    content = read_mapping(file, kind="file of systems", expected=_EXPECTED)
+    if not content or not all(isinstance(each, dict | None) for each in content.values()):
+        raise ValueError(f"{file} must hold {_EXPECTED}")
     return [_own_system(str(name), settings or {}, file) for name, settings in content.items()]
 
 

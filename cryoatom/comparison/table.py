@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -18,11 +18,12 @@ from cryoatom.files.replacing import replacing
 
 @dataclass(frozen=True)
 class Outcome:
-    """A job and what is known of it."""
+    """A job and what is known of it; hints tell how it differs from what is asked for now."""
 
     job: Job
     state: Literal["done", "failed", "unfinished", "to do"]
     record: Record | None
+    hints: tuple[str, ...] = ()
 
     def figure(self, name: str) -> float | None:
         """Return a figure of a job that is done, else None."""
@@ -32,10 +33,10 @@ class Outcome:
         """Say in a few words what came of it."""
         if self.state != "done" or self.record is None:
             reason = "" if self.record is None or self.record.error is None else f": {self.record.error}"
-            return f"{self.state}{reason}"
+            return ", ".join([f"{self.state}{reason}", *self.hints])
         shown = {"rmsd": "RMSD {:.2f} Å", "emd_rmsd": "EMD-RMSD {:.2f} Å", "held_out_nll": "held-out -log p {:.2f}"}
         known = [text.format(value) for name, text in shown.items() if (value := self.figure(name)) is not None]
-        return ", ".join([*known[:1], f"trained in {self.figure('training_seconds'):.0f} s"])
+        return ", ".join([*known[:1], f"trained in {self.figure('training_seconds'):.0f} s", *self.hints])
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ COLUMNS = (
     Column("peak_memory_gb", "memory (GB)", 2),
     Column("weights", "weights", 0),
 )
-_BASELINES = (("best static structure", "static"), ("template", "template"))
+BASELINES = (("best static structure", "static"), ("template", "template"))
+"""What needs no training -> the end of the names of its figures."""
 _LEGEND = """\
 Means over seeds, ± their standard deviation. RMSD: of C-alphas to the true conformation of each image, after the best
 rigid motion; bias: of the mean over the images of a true frame; scatter: of single images about that mean; EMD-RMSD:
@@ -92,11 +94,14 @@ class Table:
         The first two cells are names, the others numbers.
     notes : list of str
         Jobs that are missing, and why.
+    remarks : list of str
+        What is in the figures all the same, and how it differs from what is asked for.
     """
 
     headings: list[str]
     rows: list[list[str]]
     notes: list[str]
+    remarks: list[str] = field(default_factory=list)
 
 
 def make_table(outcomes: Sequence[Outcome]) -> Table:
@@ -108,12 +113,13 @@ def make_table(outcomes: Sequence[Outcome]) -> Table:
         done = sum(each.state == "done" for each in jobs)
         seeds = f"{done}" if done == len(jobs) else f"{done} of {len(jobs)}"
         rows.append([name, seeds, *(column.cell([each.figure(column.figure) for each in jobs]) for column in columns)])
-    for text, suffix in _BASELINES:
+    for text, suffix in BASELINES:
         cells = [column.cell([each.figure(f"{column.figure}_{suffix}") for each in outcomes][:1]) for column in columns]
         if any(cells):
             rows.append([text, "", *cells])
     missing = [f"{each.job.name}: {each.describe()}" for each in outcomes if each.state != "done"]
-    return Table(["system", "seeds", *(column.heading for column in columns)], rows, missing)
+    remarks = [f"{each.job.name}: {hint}" for each in outcomes if each.state == "done" for hint in each.hints]
+    return Table(["system", "seeds", *(column.heading for column in columns)], rows, missing, remarks)
 
 
 def group_by_system(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
@@ -136,8 +142,11 @@ def markdown(table: Table) -> str:
         return f"| {' | '.join(aligned)} |"
 
     text = "\n".join([row(table.headings), row(ruler), *(row(cells) for cells in table.rows)])
-    missing = "\n".join(f"- {note}" for note in table.notes)
-    return "\n\n".join(filter(None, [text, _LEGEND, missing and f"Not in these figures:\n\n{missing}"])) + "\n"
+    parts = [text, _LEGEND]
+    for heading, notes in (("Not in these figures", table.notes), ("In these figures all the same", table.remarks)):
+        if notes:
+            parts.append(f"{heading}:\n\n" + "\n".join(f"- {note}" for note in notes))
+    return "\n\n".join(parts) + "\n"
 
 
 def write_table(outdir: Path, table: Table, outcomes: Sequence[Outcome]) -> list[Path]:
@@ -151,6 +160,7 @@ def write_table(outdir: Path, table: Table, outcomes: Sequence[Outcome]) -> list
         "seed": np.array([each.job.seed for each in outcomes]),
         "state": np.array([each.state for each in outcomes]),
         "error": np.array([(each.record and each.record.error) or "" for each in outcomes]),
+        "note": np.array(["; ".join(each.hints) for each in outcomes]),
         "run": np.array([os.path.relpath(each.job.config.outdir, outdir) for each in outcomes]),
     }
     for name in names:

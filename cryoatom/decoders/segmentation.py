@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cryoatom.structure.match import describe_chains
-from cryoatom.structure.template import Template, select_residues
+from cryoatom.structure.template import RANGE, Template, select_residues
 
-_SPEC = "expected a number as 6, chain:3, or ranges as A:1-120=3,B:5-90=2"
+_SPEC = "expected a number, such as 6; chain:3; or ranges such as A:1-120=3,B:5-90=2"
 _START_BETA = 0.02  # of the posteriors at the start: borders are drawn within two residues of a hundred
 _LEAST_WIDTH = 1e-3  # of a component, in units of its stretch
 
@@ -42,40 +42,58 @@ def parse_segments(spec: str, template: Template) -> list[Stretch]:
     ValueError
         When it cannot be read, names a chain or residues that there are not, ranges overlap, or a count does not fit.
     """
+    if not spec.strip():
+        raise ValueError(f"--segments is empty: {_SPEC}")
     whole = np.arange(len(template))
     if found := re.fullmatch(r"(chain:)?(-?\d+)", spec.strip()):
-        parts = [whole] if found[1] is None else _by_chain(whole, template)
-        return [_stretch(part, int(found[2]), spec, template) for part in parts]
+        if found[1] is None:
+            return [_stretch(whole, int(found[2]), spec)]
+        return _stretches_by_chain(whole, int(found[2]), spec, template)
     owned, stretches = np.zeros(len(template), dtype=bool), []
     for text in spec.split(","):
-        found = re.fullmatch(r"(.+)=\s*(-?\d+)", text.strip())
-        if found is None:
+        selection, equals, count = text.strip().rpartition("=")
+        if not (equals and re.fullmatch(r"\s*-?\d+", count) and RANGE.fullmatch(selection.strip())):
             raise ValueError(f"cannot read {text.strip()!r} in --segments {spec}: {_SPEC}")
-        selected = _select(found[1].strip(), spec, template)
+        selected = _select(selection.strip(), spec, template)
         if (owned & selected).any():
             raise ValueError(f"ranges of --segments {spec} overlap: {text.strip()!r} has residues of an earlier one")
         owned |= selected
-        parts = _by_chain(np.flatnonzero(selected), template)
-        stretches += [_stretch(part, int(found[2]), spec, template) for part in parts]
+        stretches += _stretches_by_chain(np.flatnonzero(selected), int(count), spec, template)
     stretches += [Stretch(part, 1) for part in _consecutive(np.flatnonzero(~owned), template)]
     return sorted(stretches, key=lambda stretch: int(stretch.residues[0]))
 
 
 def _select(selection: str, spec: str, template: Template) -> np.ndarray:
+    """Return the mask of a range whose ends there are: one that reaches farther is a slip, or of another template."""
+    found = RANGE.fullmatch(selection)
+    assert found is not None
+    start, stop = int(found["start"]), int(found["stop"] or found["start"])
+    if stop < start:
+        raise ValueError(f"--segments {spec}: the range {selection} is reversed: give {stop}-{start}")
     try:
-        return select_residues(selection, template)
+        selected = select_residues(selection, template)
     except ValueError as error:
-        raise ValueError(f"--segments {spec}: {error}") from error
-
-
-def _stretch(residues: np.ndarray, count: int, spec: str, template: Template) -> Stretch:
-    if not 1 <= count <= len(residues):
-        chain = template.chain_ids[residues[0]]
+        raise ValueError(f"--segments {spec}: {error}") from None
+    numbers = template.residue_numbers[np.isin(template.chain_ids, template.chain_ids[selected])]
+    if start < numbers.min() or stop > numbers.max():
         raise ValueError(
-            f"--segments {spec} asks for {count} segments in {len(residues)} residues of chain {chain}: give 1 to "
-            f"{len(residues)}; the structure has {describe_chains(template)}"
+            f"--segments {spec}: {selection} reaches beyond the residues that there are: the structure has "
+            f"{describe_chains(template)}"
+        )
+    return selected
+
+
+def _stretch(residues: np.ndarray, count: int, spec: str, where: str = "") -> Stretch:
+    if not 1 <= count <= len(residues):
+        raise ValueError(
+            f"--segments {spec} asks for {count} segments in {len(residues)} residues{where}: give 1 to {len(residues)}"
         )
     return Stretch(residues, count)
+
+
+def _stretches_by_chain(residues: np.ndarray, count: int, spec: str, template: Template) -> list[Stretch]:
+    parts = _by_chain(residues, template)
+    return [_stretch(part, count, spec, f" of chain {template.chain_ids[part[0]]}") for part in parts]
 
 
 def _by_chain(residues: np.ndarray, template: Template) -> list[np.ndarray]:

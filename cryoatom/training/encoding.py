@@ -159,7 +159,8 @@ class EncodedLatents:
             layer.reset_running_stats()
             layer.momentum = None  # which means: a plain mean
         self.network.train()
-        for rows in batches if layers else []:
+        whole = max(map(len, batches), default=0)
+        for rows in [each for each in batches if 2 * len(each) > whole] if layers else []:  # a mean counts all alike
             crops = self._read_crops(rows).to(self._device)
             with self._workers.idle():
                 self.network(crops)

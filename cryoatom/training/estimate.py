@@ -23,6 +23,7 @@ from cryoatom.train_config import TrainConfig
 from cryoatom.training.assemble import build_trainer
 from cryoatom.training.checkpoint import find_checkpoint
 from cryoatom.training.checks import check_inputs
+from cryoatom.training.denoise import are_latents_denoised, measure_slopes
 from cryoatom.training.disk import DiskNeed, check_space, disk_need, folder_needs, free_bytes, in_bytes
 from cryoatom.training.fit import start_scale, training_rows
 from cryoatom.training.images import are_prepared, measure_noise, prepare_images
@@ -41,6 +42,8 @@ _DEAD = 0.5  # share of them that may be unusable: bad images may come in runs
 _SEARCHED = 8  # images, at first, whose poses are searched
 _NEGATIVES, _OWN_VIEWS = 500, 64  # images that searches look at besides, to tell whether there is something to find
 _TABLE_BYTES = 600  # of an image: poses, latents, their moments, optics, names
+_COVARIANCES = 6  # of an image's latent that are held at once while latents are denoised
+_CHECKS = 3  # looks at the objective while latents go to their posterior means
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,8 @@ def estimate_cost(config: TrainConfig, inputs: Inputs) -> Estimate:
         seconds |= _training(config, trainer, count)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     folders = {folder: (needed, free_bytes(folder)) for folder, needed in folder_needs(config, inputs, need).items()}
-    memory = peak + _TABLE_BYTES * count + 2 * need.checkpoint
+    matrices = _COVARIANCES * 8 * config.zdim**2 if are_latents_denoised(config) else 0
+    memory = peak + (_TABLE_BYTES + matrices) * count + 2 * need.checkpoint
     return Estimate(count, len(inputs.template), need, folders, memory, seconds)
 
 
@@ -157,11 +161,20 @@ def _training(config: TrainConfig, trainer: Trainer, count: int) -> dict[str, fl
         sample = min(training, plan.images)
         visited += plan.epochs * (max(plan.images, sample) - training)
     epochs = visited * step + config.num_epochs * (2 * held_out * latents + min(count, CONTROLS) * forward)
+    is_denoised = are_latents_denoised(config)
+    passes = 0 if config.homogeneous or config.variational or is_denoised else config.z_passes
+    denoising = _seconds_each(functools.partial(_slopes, config, trainer), rows) + _CHECKS * forward
     return {
-        f"{config.num_epochs} epochs": epochs + (0 if config.homogeneous else config.z_passes) * count * latents,
+        f"{config.num_epochs} epochs": epochs + passes * count * latents,
+        "denoising latents": (training + count) * denoising if is_denoised else 0.0,
         "uncertainty": count * _uncertainty(config, trainer, rows),
         "writing conformations": count * decoding * (2 if config.dcd and not config.homogeneous else 1),
     }
+
+
+def _slopes(config: TrainConfig, trainer: Trainer, rows: np.ndarray) -> object:
+    spread = trainer.latents.table.values.double().std(dim=0)
+    return measure_slopes(trainer, rows, spread, marginal_poses=are_poses_uncertain(config))
 
 
 def _uncertainty(config: TrainConfig, trainer: Trainer, rows: np.ndarray) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cryoatom.decoders.segmentation import parse_segments
 from cryoatom.imaging.beads import bead_layout
 from cryoatom.imaging.grid import CropGrid, choose_grid
 from cryoatom.particles.table import read_particles
@@ -51,6 +52,7 @@ def read_inputs(config: TrainConfig) -> Inputs:
         _logger.info("%s: left out %d x %s", config.template, sum(names.values()), kind)
     for note in report.notes:
         _logger.warning("%s: %s", config.template, note)
+    check_segments(config, template)
     graph = build_graph(template) if config.graph is None else read_graph(config.graph)
     if graph.residues != len(template):
         raise ValueError(
@@ -83,6 +85,12 @@ def read_inputs(config: TrainConfig) -> Inputs:
     inputs = Inputs(particles, template, graph)
     _check_reach(inputs, str(config.template))
     return inputs
+
+
+def check_segments(config: TrainConfig, template: Template) -> None:
+    """Raise ValueError where --segments cannot be read, or does not fit to the template."""
+    if config.decoder == "rigid":
+        parse_segments(config.segments, template)
 
 
 def _centered(template: Template, source: str) -> Template:

@@ -177,7 +177,8 @@ def find_mixture(
     most = max(500, min(_IMAGES, _NUMBERS // (components * latents.shape[1] ** 2)))
     some = torch.from_numpy(np.sort(generator.permutation(len(latents))[:most]))
     latents, told = latents[some].double(), told.of(some)
-    weights = (weights[some].double() / weights.max()).clamp_min(1e-9)
+    weights = weights[some].double().clamp_min(1e-9)  # also where no image fits
+    weights = weights / weights.max()
     overall = latent_prior(latents, weights)
     floor = _FLOOR * overall.covariance
     count = max(1, min(components, len(latents) // _FEWEST))

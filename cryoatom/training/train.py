@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoatom.decoders.segmentation import parse_segments
 from cryoatom.files.rows import read_rows
 from cryoatom.run_folder import RunFolder
 from cryoatom.structure.graph import write_graph
@@ -66,8 +65,6 @@ def train(
     """
     folder = RunFolder(config.outdir)
     inputs = read_inputs(config)
-    if config.decoder == "rigid":
-        parse_segments(config.segments, inputs.template)
     folder.check_vacant(overwrite=config.overwrite or config.load is not None)
     identity = run_identity(config, inputs)
     checkpoint = find_checkpoint(config.load, folder, identity)
