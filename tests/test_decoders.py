@@ -35,7 +35,8 @@ VARIANTS = [(name, {}) for name in DECODERS] + [("gnn", {"gnn_layer": layer}) fo
 def make_decoder(name: str, graph: ProteinGraph, latent: int, **changes: object) -> Decoder:
     """The decoder of that name with the defaults of `cryoatom train`, around a helix."""
     given = {"particles": "p.star", "template": "t.cif", "outdir": "run"}
-    config = TrainConfig.model_validate(given | {"decoder": name, "zdim": latent} | changes)
+    model = {"decoder": name, "zdim": latent, "homogeneous": name == "constant"}
+    config = TrainConfig.model_validate(given | model | changes)
     template = center_template(template_from_atoms(helix(graph.residues), "helix")[0])
     return build_decoder(config, alpha_scaffold(template, graph))
 

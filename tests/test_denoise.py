@@ -38,6 +38,14 @@ EPOCHS, HELD = 4, 2  # of four epochs latents are held in the last two
 ROWS = np.arange(0, COUNT, 3)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def images_tell_enough():
+    """So few and small images tell next to nothing: denoise all the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cryoatom.training.denoise._LEAST_TOLD", 0.0)
+        yield
+
+
 def quick(folder: Path, outdir: Path | None = None, **changes: object) -> TrainConfig:
     """Settings of a run that soon learns something."""
     given = {"zdim": 2, "decoder": "linear", "lr": 0.05, "crop_pixel": 3.0, "num_epochs": EPOCHS, "decay": 0.5}
@@ -292,6 +300,13 @@ def mixture_of(monkeypatch) -> list[LatentMixture]:
     found, find = [], module.find_mixture
     monkeypatch.setattr(module, "find_mixture", lambda *a, **k: found.append(find(*a, **k)) or found[-1])
     return found
+
+
+def test_latents_of_which_images_tell_too_little_are_left_alone(trainer, monkeypatch):
+    monkeypatch.setattr("cryoatom.training.denoise._LEAST_TOLD", 1e9)
+    before = trainer.latents.values.clone()
+    assert denoise_latents(trainer, ROWS, np.ones(COUNT), components=2, marginal_poses=False) is None
+    assert torch.equal(trainer.latents.values, before)
 
 
 def test_covariances_are_about_the_latents_that_are_kept(trainer, monkeypatch):

@@ -55,7 +55,8 @@ def test_rows_tell_images_memory_disk_and_time(estimate):
     assert rows["images"] == str(COUNT) and rows["crop side"].endswith("pixels")
     assert rows["memory"] == in_bytes(estimate.memory) and estimate.memory > 1e8
     assert [name for name in rows if name.startswith("time, ")] == [
-        "time, preparing images", "time, 3 epochs", "time, uncertainty", "time, writing conformations", "time, at most"
+        "time, preparing images", "time, 3 epochs", "time, denoising latents", "time, uncertainty",
+        "time, writing conformations", "time, at most"
     ]  # fmt: skip
     assert estimate.total_seconds == pytest.approx(sum(estimate.seconds.values())) and estimate.total_seconds > 0
 

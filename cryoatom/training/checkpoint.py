@@ -43,6 +43,7 @@ def save_checkpoint(path: Path, trainer: Trainer, history: History, identity: Id
         "latents": trainer.latents.state_dict(),
         "poses": trainer.poses.state_dict(),
         "fits": trainer.fits.state_dict(),
+        "are_latents_held": trainer.are_latents_held,
     }
     buffer = io.BytesIO()  # torch.save to a full disk raises a RuntimeError that does not say so
     torch.save(state, buffer)
@@ -61,6 +62,7 @@ def load_checkpoint(path: Path, trainer: Trainer) -> History:
     trainer.latents = trainer.latents.restored(state["latents"])
     trainer.poses.load_state_dict(state["poses"])
     trainer.fits.load_state_dict(state["fits"])
+    trainer.are_latents_held = state["are_latents_held"]
     return state["history"]
 
 

@@ -22,6 +22,7 @@ from cryoatom.training.trainer import Trainer
 from cryoatom.training.uncertainty import image_information
 
 _DAMPING = 0.3
+_LEAST_TOLD = 1.0  # of the precision of all latents: with less each would go to the mean of all, and stay there
 _HALVINGS = 4  # of steps that raise the objective too much
 _SURPRISE = 1.0  # nats by which a step may raise it more than the quadratic form says
 _logger = logging.getLogger(__name__)
@@ -40,8 +41,8 @@ def denoise_latents(
     *,
     components: int,
     marginal_poses: bool,
-) -> Denoised:
-    """Set the latents of some images to their posterior means.
+) -> Denoised | None:
+    """Set the latents of some images to their posterior means; None where images tell too little of them.
 
     With probability p an image tells F and b, else nothing: its latent is the posterior mean by p F and p b, about it
 
@@ -65,6 +66,9 @@ def denoise_latents(
     fits = torch.from_numpy(np.asarray(probability, dtype=np.float64))
     covariance = latent_prior(begin, fits[images].clamp_min(1e-9)).covariance
     slopes = measure_slopes(trainer, rows, covariance.diagonal().sqrt(), marginal_poses=marginal_poses)
+    if most_told(slopes, covariance) < _LEAST_TOLD:
+        _logger.info("a typical image tells less of its latent than all images do: latents stay as they are")
+        return None
     told = linearised(begin, slopes, covariance)
     mixture = find_mixture(begin, told.by(fits[images]), fits[images], components=components, seed=trainer.seed)
     goals, _ = mixture.posterior(told.by(fits[images]))
@@ -142,6 +146,12 @@ class Slopes:
         """Return by how much steps raise -log p, g δ + ½ δ F δ, nats."""
         curved = 0.5 * (self.information @ steps[..., None])[..., 0]
         return (steps * (self.gradient + curved)).sum(dim=1)
+
+
+def most_told(slopes: Slopes, covariance: Float[Tensor, "latent latent"]) -> float:
+    """Return what a typical image tells along its best direction, in units of the precision of all latents."""
+    root = torch.linalg.cholesky(covariance)
+    return float(torch.linalg.eigvalsh(_symmetric(root.mT @ slopes.information @ root))[:, -1].median())
 
 
 def linearised(

@@ -72,7 +72,6 @@ def fit(
             trainer.schedule = shortened(full, history, config.patience)
             epoch = len(history)
             trainer.model.beads.widen(trainer.schedule.extra_variance(epoch))
-            trainer.are_latents_held = epoch >= held_from(config, trainer.schedule)
             if epoch >= trainer.schedule.epochs:
                 break
             seen, started = (epoch - first) * len(training), time.monotonic()
@@ -83,14 +82,15 @@ def fit(
                 start(config, trainer, orientation, training)
             elif epoch >= first_weighed(config):
                 weigh_images(config, trainer, training, epoch)
-            if trainer.are_latents_held and epoch - 1 < held_from(config, trainer.schedule):
-                denoise_latents(
+            if not trainer.are_latents_held and epoch >= held_from(config, trainer.schedule):
+                known = denoise_latents(
                     trainer,
                     training,
                     trainer.fits.weights.numpy(),
                     components=config.z_components,
                     marginal_poses=are_poses_uncertain(config),
                 )
+                trainer.are_latents_held = known is not None
             row |= run_epoch(trainer, orientation, epoch, training, lambda count, seen=seen: advance(seen + count, ""))
             if plan is None or epoch >= plan.epochs:
                 row |= {f"held_out_{name}": value for name, value in follow_held_out(trainer, held_out, epoch).items()}
@@ -122,9 +122,9 @@ def start(config: TrainConfig, trainer: Trainer, orientation: Orientation | None
 
 
 def held_from(config: TrainConfig, schedule: Schedule) -> float:
-    """Return the epoch from which latents stay at their posterior means: while rates fall, in the second half of a run.
+    """Return the epoch from which latents may stay at their posterior means: while rates fall, in a run's second half.
 
-    Not before they have had two epochs of their own to find their places.
+    Not before they have had two epochs of their own to find their places; and only once images tell something of them.
     """
     if not are_latents_denoised(config):
         return math.inf

@@ -54,7 +54,7 @@ class Schedule:
     @property
     def decay_start(self) -> float:
         """Return the epoch after which the rates fall."""
-        return self.epochs * (1 - self.decay)
+        return round(self.epochs * (1 - self.decay), 9)
 
     def ended_early(self, epoch: int) -> Schedule:
         """Return the schedule whose decay, of unchanged length, starts after `epoch`."""
