@@ -142,8 +142,10 @@ class TrainConfig(Settings):
     dec_dim: PositiveInt | None = setting(
         None, "Their width; a multiple of 4 for gat [default: about 35k weights for ADK, as in the paper]."
     )
-    activation: Literal["relu", "silu"] = setting("relu", "Between the layers of --decoder mlp and of encoders.")
-    residual: bool = setting(False, "With --decoder mlp: skip connections around its hidden layers.")
+    activation: Literal["relu", "silu"] = setting(
+        "relu", "Between the layers of --decoder mlp and rigid, and of encoders."
+    )
+    residual: bool = setting(False, "With --decoder mlp or rigid: skip connections around hidden layers.")
     segments: str = setting(
         "6",
         "With --decoder rigid: how many segments at most; chain:N = N in each chain; A:1-120=3,B:5-90=2 = so many in "

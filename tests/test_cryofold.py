@@ -210,7 +210,9 @@ def test_side_chains_are_searched_and_drawn_with_unknown_poses(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"decoder": name} for name in DECODERS] + [{"gnn_layer": layer} for layer in GNN_LAYERS]
+    "changes",
+    [{"decoder": name, "homogeneous": name == "constant"} for name in DECODERS]
+    + [{"gnn_layer": layer} for layer in GNN_LAYERS],
 )
 def test_every_decoder_moves_side_chains_too(changes):
     template = small_template()

@@ -43,7 +43,7 @@ PSF = """PSF EXT
 
        0 !NBOND: bonds
 """
-CONFIG = "particles: p.star\ntemplate: t.cif\noutdir: run\nseed: 3\nlr: 1e-3\ndecoder: gcn\ndcd: true\npdb: none\n"
+CONFIG = "particles: p.star\ntemplate: t.cif\noutdir: run\nseed: 3\nlr: 1e-3\ndecoder: gnn\ndcd: true\npdb: none\n"
 WORDS = [b"", b"nan", b"inf", b"-1", b"0", b"1e400", b"99999999999999999999", b"?", b".", b"'", b'"', b";", b"#", b"@"]
 WORDS += [b"loop_", b"data_", b"data_optics", b"_rlnImageName", b"_rlnVoltage", b"\xff", b"\0", b"a b", b"\xce\xb1"]
 WORDS += [b"[", b"{", b"!!python/name:os.system", b"&a", b"*a", b"0x10", b"2024-13-45", b"TRUE", b"~", b"../../../a@b"]

@@ -228,5 +228,5 @@ def test_pairs_are_bonds_and_nearest_points_each_once():
 
 
 def test_heads_share_the_channels():
-    with pytest.raises(ValueError, match=r"--dec-dim must be a multiple of that, not 10"):
+    with pytest.raises(ValueError, match=r"--dec-dim: --gnn-layer gat has four heads, so a multiple of 4, found 10"):
         make_decoder(scaffold(), "gat", dec_dim=10)

@@ -315,7 +315,7 @@ class Trainer:
 
 
 def _step_seed(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    return int(np.random.default_rng(numbers).integers(2**62))
 
 
 def _add_up(sums: dict[str, float], terms: dict[str, Tensor]) -> None:
