@@ -44,7 +44,7 @@ ONE = ["--homogeneous", "--num-epochs", 12, "--batch-size", 32, "--lr", 0.1, "--
        "--no-robust", "--held-out", 0, "--r2", 0, "--bond-length", 3.8]  # fmt: skip
 FAR = ["--r0", 0]  # known poses tell the centre; widths of 3.71 Å at the start are blur enough, more did not help
 MOTION = ["--encoder", "mlp", "--variational", "--zdim", 1, "--decoder", "mlp", "--dec-layers", 3, "--dec-dim", 256,
-          "--residual", "--num-epochs", 20, "--margin", 25, "--lr", 1e-3, "--no-robust"]  # fmt: skip
+          "--residual", "--num-epochs", 20, "--margin", 25, "--lr", 1e-3, "--no-robust", "--r0", 0]  # fmt: skip
 
 
 def main() -> None:

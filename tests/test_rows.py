@@ -62,3 +62,9 @@ def test_rows_that_the_file_does_not_have(rows, message):
 
 def test_all_rows_in_any_order():
     check_rows(np.array([4, 0, 1, 3, 2]), 5, Path("p.star"))
+
+
+def test_a_number_beyond_all_rows_is_one_clear_error(tmp_path):
+    (tmp_path / "rows.txt").write_text("1 99999999999999999999\n")
+    with pytest.raises(ValueError, match="cannot read rows from .*one of 20 digits"):
+        read_rows(tmp_path / "rows.txt")

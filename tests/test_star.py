@@ -523,3 +523,9 @@ def test_nothing_is_left_half_written(folder, monkeypatch):
     assert (folder / "p.star").read_text() == before and not list(folder.glob(".*"))
     with pytest.raises(FileNotFoundError, match="does not exist"):
         write_star_particles(folder / "no/p.star", particles)
+
+
+def test_a_column_that_is_there_twice_is_named(folder):
+    twice = add_column(add_column(PARTICLES, "rlnExtra", "1" * 99), "rlnExtra", "2" * 99)
+    with pytest.raises(ValueError, match="data_particles has the column rlnExtra more than once"):
+        read(folder, OPTICS + twice)

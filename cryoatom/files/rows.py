@@ -10,6 +10,7 @@ import numpy as np
 from cryoatom.files.npy import read_npy
 from cryoatom.files.pickles import read_numpy_pickle
 
+_DIGITS = 18  # that an int64 holds for sure
 _SHOWN = 40  # characters of a wrong value in an error message
 
 
@@ -54,6 +55,8 @@ def read_rows(path: str | os.PathLike) -> np.ndarray:
 def _to_row(word: str) -> int:
     if not word.removeprefix("-").isdecimal():
         raise ValueError(f"expected row numbers between blanks, found {word[:_SHOWN]!r}")
+    if len(word) > _DIGITS:
+        raise ValueError(f"expected row numbers, found one of {len(word)} digits")
     return int(word)
 
 

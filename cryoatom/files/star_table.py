@@ -126,12 +126,15 @@ def _read_blocks(path: Path) -> dict[str, Columns]:
         blocks = starfile.read(path, always_dict=True)
     except (ValueError, TypeError, IndexError) as error:
         raise ValueError(f"{path} is not a STAR file that can be read: {' '.join(str(error).split())}") from None
-    return {str(name): _columns(block) for name, block in blocks.items()}
+    return {str(name): _columns(block, f"{path}: its table data_{name}") for name, block in blocks.items()}
 
 
-def _columns(block: Any) -> Columns:
+def _columns(block: Any, table: str) -> Columns:
     if isinstance(block, dict):  # a block without loop_ is a table of one row
         return {str(name): np.array([value]) for name, value in block.items()}
+    twice = block.columns[block.columns.duplicated()]
+    if len(twice):
+        raise ValueError(f"{table} has the column {twice[0]} more than once")
     return {str(name): np.asarray(block[name]) for name in block.columns}
 
 
