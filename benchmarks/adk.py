@@ -96,11 +96,15 @@ def run(arguments: argparse.Namespace, data: Path, system: str, seed: int) -> li
         cryoatom("eval", outdir, "--gt", truth / "trajectory.dcd", "--gt-top", truth / "trajectory.cif",
                  "--labels", truth / "frames.txt", "--gt-poses", data / "particles.star")  # fmt: skip
     found = json.loads(summary.read_text())
-    with (outdir / "metrics.csv").open() as file:
-        seconds = sum(float(row["seconds"]) for row in csv.DictReader(file))
     names = ("rmsd_mean", "rmsd_median", "bias_mean", "scatter_mean", "emd_rmsd", "pose_error_deg_median",
              "pose_share_within_15_deg", "shift_error_median")  # fmt: skip
-    return [*(found[name] for name in names), seconds]
+    return [*(found[name] for name in names), training_seconds(outdir)]
+
+
+def training_seconds(outdir: Path) -> float:
+    """Return the time of all epochs of a run."""
+    with (outdir / "metrics.csv").open() as file:
+        return sum(float(row["seconds"]) for row in csv.DictReader(file))
 
 
 def cryoatom(*words: object) -> None:

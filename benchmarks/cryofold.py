@@ -20,11 +20,9 @@ Prints markdown tables, writes OUT/cryofold.png; a finished run is not repeated.
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import subprocess
-import sys
 from pathlib import Path
 
+import adk
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -123,7 +121,7 @@ def compare_distributions(arguments: argparse.Namespace) -> None:
 def write_molecule(path: Path) -> Template:
     """Write the molecule, centred, and return it."""
     if not path.exists():
-        cryoatom_command("template", data_folder() / "adk_open.pdb", "-o", path)
+        adk.cryoatom("template", adk.data_folder() / "adk_open.pdb", "-o", path)
     return read_template(path)[0]
 
 
@@ -203,7 +201,7 @@ def draw(path: Path, errors: dict[str, list[np.ndarray]], counts: dict[str, np.n
 
 
 def simulate(arguments: argparse.Namespace, data: Path, source: Path, images: int, *more: object) -> None:
-    cryoatom_command("simulate", source, *more, "-o", data, "--images-per-frame", images, "--box", 128,
+    adk.cryoatom("simulate", source, *more, "-o", data, "--images-per-frame", images, "--box", 128,
                      "--pixel-size", 1, "--dose", 450, "--max-shift", 5, "--float16", "--overwrite",
                      "--threads", arguments.threads)  # fmt: skip
 
@@ -213,24 +211,9 @@ def train(
 ) -> None:
     """Train, unless it has been done."""
     if not (run / "conformations.npy").exists():
-        cryoatom_command("train", data / "particles.star", "--template", template, "-o", run, "--overwrite",
+        adk.cryoatom("train", data / "particles.star", "--template", template, "-o", run, "--overwrite",
                          "--cache", arguments.out / "matched", "--seed", seed, "--threads", arguments.threads,
                          *COMMON, *options)  # fmt: skip
-
-
-def cryoatom_command(*words: object) -> None:
-    """Run a command of cryoatom, saying which."""
-    command = ["cryoatom", *(str(word) for word in words)]
-    print("$", *command, file=sys.stderr, flush=True)
-    subprocess.run(command, check=True, stdout=sys.stderr)
-
-
-def data_folder() -> Path:
-    """Return the folder of MDAnalysisTests' data, without importing MDAnalysis."""
-    found = importlib.util.find_spec("MDAnalysisTests")
-    if found is None or not found.submodule_search_locations:
-        raise SystemExit("this benchmark needs the package MDAnalysisTests: pip install MDAnalysisTests")
-    return Path(found.submodule_search_locations[0]) / "data"
 
 
 if __name__ == "__main__":

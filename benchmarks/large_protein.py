@@ -11,13 +11,12 @@ of 32, here both have one width); MLP of 8 layers of 64. A finished run is not r
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import statistics
 from pathlib import Path
 
 import numpy as np
-from adk import cryoatom
+from adk import cryoatom, training_seconds
 from make_flexible import TEMPERATURE, prepare
 
 GNN = ["--decoder", "gnn", "--dec-layers", "16", "--dec-dim", "32"]
@@ -83,8 +82,7 @@ def run(arguments: argparse.Namespace, data: Path, system: str, seed: int) -> li
         cryoatom("eval", outdir, "--gt", truth / "trajectory.dcd", "--gt-top", truth / "trajectory.cif",
                  "--labels", labels)  # fmt: skip
     found = json.loads(summary.read_text())
-    with (outdir / "metrics.csv").open() as file:
-        seconds = sum(float(row["seconds"]) for row in csv.DictReader(file))
+    seconds = training_seconds(outdir)
     return [*(found[name] for name in FIGURES), seconds]
 
 

@@ -17,20 +17,18 @@ table.
 from __future__ import annotations
 
 import argparse
-import csv
-import importlib.util
 import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
+
+from adk import CORE, cryoatom, data_folder, training_seconds
 
 SYSTEM = (
     *("--encoder", "cnn", "--decoder", "mlp", "--dec-layers", 5, "--dec-dim", 350, "--activation", "silu"),
     *("--beads", "ca", "--zdim", 8, "--bond-length", 3.8, "--output-norm", "mlp", "--regularizer", "geometry"),
 )
 LOSSES = ("geometry", "none")
-CORE = "1-29,60-121,160-214"
 
 
 def main() -> None:
@@ -107,24 +105,8 @@ def run(arguments: argparse.Namespace, data: Path, loss: str, seed: int) -> list
         cryoatom("eval", outdir, "--gt", truth / "trajectory.dcd", "--gt-top", truth / "trajectory.cif",
                  "--labels", truth / "frames.txt", "--gt-poses", data / "particles.star")  # fmt: skip
     found = json.loads(summary.read_text())
-    with (outdir / "metrics.csv").open() as file:
-        seconds = sum(float(row["seconds"]) for row in csv.DictReader(file))
+    seconds = training_seconds(outdir)
     return [*(found[name] for name in ("emd_rmsd", "rmsd_mean", "rmsd_median", "bias_mean")), seconds]
-
-
-def cryoatom(*words: object) -> None:
-    """Run a command of cryoatom, saying which."""
-    command = ["cryoatom", *(str(word) for word in words)]
-    print("$", *command, file=sys.stderr, flush=True)
-    subprocess.run(command, check=True, stdout=sys.stderr)
-
-
-def data_folder() -> Path:
-    """Return the folder of MDAnalysisTests' data, without importing MDAnalysis."""
-    found = importlib.util.find_spec("MDAnalysisTests")
-    if found is None or not found.submodule_search_locations:
-        raise SystemExit("this benchmark needs the package MDAnalysisTests: pip install MDAnalysisTests")
-    return Path(found.submodule_search_locations[0]) / "data"
 
 
 if __name__ == "__main__":

@@ -19,15 +19,13 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.util
 import json
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from adk import cryoatom, data_folder, training_seconds
 
 from cryoatom.files.mrc import open_stack
 from cryoatom.files.structure import write_atoms
@@ -108,11 +106,7 @@ def prepare(arguments: argparse.Namespace) -> Path:
 
 
 def closed_structure() -> Template:
-    found = importlib.util.find_spec("MDAnalysisTests")
-    if found is None or not found.submodule_search_locations:
-        raise SystemExit("this benchmark needs the package MDAnalysisTests: pip install MDAnalysisTests")
-    path = Path(found.submodule_search_locations[0]) / "data/mmcif/3PWP.cif.gz"
-    return read_template(path, chains=["A"])[0]
+    return read_template(data_folder() / "mmcif/3PWP.cif.gz", chains=["A"])[0]
 
 
 def opened(closed: Template) -> np.ndarray:
@@ -165,8 +159,7 @@ def measured(outdir: Path, data: Path, seed: int) -> dict[str, float]:
     found = distances(conformations, template)
     static = distances(template.positions[None], template)
     trained, held_out = split_rows(len(found), HELD_OUT, seed)
-    with (outdir / "metrics.csv").open() as file:
-        seconds = sum(float(row["seconds"]) for row in csv.DictReader(file))
+    seconds = training_seconds(outdir)
     return {
         "segments": int(labels.max()),
         "border": border,
@@ -194,13 +187,6 @@ def distances(conformations: np.ndarray, template: Template) -> np.ndarray:
     is_second = template.residue_numbers > HINGE
     centers = conformations[:, ~is_second].mean(axis=1) - conformations[:, is_second].mean(axis=1)
     return np.linalg.norm(centers, axis=1)
-
-
-def cryoatom(*words: object) -> None:
-    """Run a command of cryoatom, saying which."""
-    command = [sys.executable, "-m", "cryoatom", *(str(word) for word in words)]
-    print("$ cryoatom", *command[3:], file=sys.stderr, flush=True)
-    subprocess.run(command, check=True, stdout=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -34,9 +34,7 @@ def adk() -> Template:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder, COUNT)
+def folder(folder):
     with trainer_of(settings(folder)):  # fills the cache
         return folder
 

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fits import settings, small_template, trainer_of, write_dataset
+from fits import settings, small_template, trainer_of
 
 import cryoatom
+from cryoatom.gaussians import divergence_from_normal
 from cryoatom.run_folder import RunFolder
 from cryoatom.training.checkpoint import load_checkpoint, save_checkpoint
-from cryoatom.training.encoding import EncodedLatents, divergence_from_normal
+from cryoatom.training.encoding import EncodedLatents
 from cryoatom.training.fit import follow_held_out, refine_latents, start_scale
 from cryoatom.training.latents import LatentTable
 from cryoatom.training.stage import silent
@@ -26,9 +27,7 @@ VAE: dict[str, Any] = CNN | {"variational": True}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder, COUNT)
+def folder(folder):
     with trainer_of(settings(folder)):  # fills the cache
         return folder
 

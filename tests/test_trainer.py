@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fits import bent, settings, small_template, trainer_of, write_dataset
+from fits import bent, settings, small_template, trainer_of
 
 from cryoatom.rotations import exp_rotation, rotation_angle
 from cryoatom.training.fit import start_scale
@@ -16,9 +16,7 @@ COUNT = 41  # batches of 16 leave a last one of 9
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder, COUNT)
+def folder(folder):
     with trainer_of(settings(folder)):  # fills the cache
         return folder
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cryoatom.gaussians import divergence_from_normal
 from cryoatom.structure.match import describe_chains
 from cryoatom.structure.template import RANGE, Template, select_residues
 
@@ -163,4 +164,4 @@ class Segmentation(nn.Module):
 
     def divergence(self) -> Float[Tensor, ""]:
         """Return KL( N(ν, β²) || N(0, 1) ), summed over all numbers of the mixtures, nats."""
-        return 0.5 * (self.nu.square() + (2 * self.log_beta).exp() - 2 * self.log_beta - 1).sum()
+        return divergence_from_normal(self.nu, 2 * self.log_beta).sum()

@@ -90,17 +90,17 @@ def build_objective(config: TrainConfig, template: Template, pixel_size: float) 
         pixel_size=pixel_size,
         others=build_restraints(config, template),
     )
-    if config.bond_length is not None:
-        objective.bond_lengths.fill_(config.bond_length)
     if config.start != "template":
         forget_template(objective, config, template)
+    if config.bond_length is not None:
+        objective.bond_lengths.fill_(config.bond_length)
     return objective
 
 
 def build_restraints(config: TrainConfig, template: Template) -> dict[str, Restraint]:
     """Return the terms of the objective beside the GNN paper's, by name."""
     restraints: dict[str, Restraint] = {}
-    if config.regularizer == "geometry" and config.geometry and config.start == "template":
+    if config.regularizer == "geometry" and config.geometry:
         positions = torch.from_numpy(template.positions)
         restraints["geometry"] = GeometryDegradation(
             positions, config.geometry, config.geometry_pairs, config.geometry_count
@@ -121,7 +121,7 @@ def forget_template(objective: Objective, config: TrainConfig, template: Templat
     """
     start = torch.from_numpy(starting_alphas(template, config.start, config.seed))
     objective.template_center.copy_(start.mean(dim=0))
-    objective.bond_lengths.fill_(config.bond_length or ALPHA_DISTANCE)
+    objective.bond_lengths.fill_(ALPHA_DISTANCE)
     if config.r2:
         _logger.info("--start %s: R2 is left out, it would tell the template's distances", config.start)
     objective.weights = replace(objective.weights, r2=0.0)

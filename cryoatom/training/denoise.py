@@ -150,8 +150,8 @@ class Slopes:
 
 def most_told(slopes: Slopes, covariance: Float[Tensor, "latent latent"]) -> float:
     """Return what a typical image tells along its best direction, in units of the precision of all latents."""
-    root = torch.linalg.cholesky(covariance)
-    return float(torch.linalg.eigvalsh(_symmetric(root.mT @ slopes.information @ root))[:, -1].median())
+    _, white = _whitened(slopes.information, covariance)
+    return float(torch.linalg.eigvalsh(white)[:, -1].median())
 
 
 def linearised(
@@ -163,14 +163,20 @@ def linearised(
     eigenvector of F, in units of the latents' covariance, g counts by e / (e + λ) with its eigenvalue e (Levenberg and
     Marquardt): a step is at most g / λ deviations long.
     """
-    root = torch.linalg.cholesky(covariance)
-    values, vectors = torch.linalg.eigh(_symmetric(root.mT @ slopes.information @ root))
+    root, white = _whitened(slopes.information, covariance)
+    values, vectors = torch.linalg.eigh(white)
     values = values.clamp_min(0)
     back = torch.linalg.solve_triangular(root.mT, vectors, upper=True)  # F = back diag(e) backᵀ
     inner = (vectors.mT @ (slopes.gradient @ root)[..., None])[..., 0]
     damped = (back @ (values / (values + _DAMPING) * inner)[..., None])[..., 0]
     information = _symmetric((back * values[:, None]) @ back.mT)
     return Told(information, (information @ latents.double()[..., None])[..., 0] - damped)
+
+
+def _whitened(information: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a root of the covariance, and information in its units."""
+    root = torch.linalg.cholesky(covariance)
+    return root, _symmetric(root.mT @ information @ root)
 
 
 def measure_slopes(

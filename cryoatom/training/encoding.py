@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from cryoatom.gaussians import divergence_from_normal
 from cryoatom.training.latents import LatentTable
 from cryoatom.workers import Workers
 
@@ -18,13 +19,6 @@ ReadCrops = Callable[[np.ndarray], Tensor]
 """Returns w of some images, (batch, side, side)."""
 
 _LOG_VARIANCE = (-12.0, 6.0)  # beyond, exp() of it is of no use
-
-
-def divergence_from_normal(
-    mean: Float[Tensor, "batch latent"], log_variance: Float[Tensor, "batch latent"]
-) -> Float[Tensor, " batch"]:
-    """Return KL( N(μ, σ²) || N(0, 1) ) = ½ Σ (μ² + σ² - ln σ² - 1), nats."""
-    return 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum(dim=1)
 
 
 @dataclass(frozen=True)

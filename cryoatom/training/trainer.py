@@ -186,8 +186,7 @@ class Trainer:
 
     def decode(self, rows: np.ndarray) -> Float[np.ndarray, "batch residues 3"]:
         """Return the conformations of some images, float32, Å."""
-        with torch.no_grad():
-            return self.model.decode(self.latents.read(torch.from_numpy(rows)).to(self.device)).cpu().numpy()
+        return self.place(rows)[:, : len(self.model.template_positions)].cpu().numpy()
 
     def place(self, rows: np.ndarray) -> Float[Tensor, "batch points 3"]:
         """Return where all points of some images are, on the device, without gradient."""
@@ -279,8 +278,7 @@ class Trainer:
         def compute(part: tuple[np.ndarray, np.ndarray]) -> Tensor:
             rows, pose_rows = part
             batch = self.posed(self.batch(rows), pose_rows)
-            points = self.model.place(self.latents.read(torch.from_numpy(rows)).to(self.device))
-            return torch.stack(self.objective.compare(self.model, points, batch)).cpu()
+            return torch.stack(self.objective.compare(self.model, self.place(rows), batch)).cpu()
 
         parts = zip(self.chunks(rows), self.chunks(pose_rows), strict=True)
         cross, power = torch.cat(self.workers.map(compute, list(parts)), dim=1).double().numpy()
