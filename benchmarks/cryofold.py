@@ -40,6 +40,7 @@ PAPER = {"exact": (0.843, 99.29), "uniform 6 Å": (3.19, 53.19), "random": (17.1
 COMMON = ["--beads", "cryofold", "--no-analysis", "--no-dcd", "--no-uncertainty", "--patience", 0, "--crop-pixel", 2]
 ONE = ["--homogeneous", "--num-epochs", 12, "--batch-size", 32, "--lr", 0.1, "--warmup", 0, "--decay", 0.5,
        "--no-robust", "--held-out", 0, "--r2", 0, "--bond-length", 3.8]  # fmt: skip
+NEAR = ["--lr", 0.01]  # a start at the truth needs no long steps, and they would leave it
 FAR = ["--r0", 0]  # known poses tell the centre; widths of 3.71 Å at the start are blur enough, more did not help
 MOTION = ["--encoder", "mlp", "--variational", "--zdim", 1, "--decoder", "mlp", "--dec-layers", 3, "--dec-dim", 256,
           "--residual", "--num-epochs", 20, "--margin", 25, "--lr", 1e-3, "--no-robust", "--r0", 0]  # fmt: skip
@@ -74,7 +75,7 @@ def compare_starts(arguments: argparse.Namespace) -> None:
     for name, start in STARTS.items():
         for seed in range(arguments.seeds):
             run = arguments.out / f"{data.name}-{start}-seed{seed}"
-            options = [*ONE, "--start", start, *(FAR if start != "template" else [])]
+            options = [*ONE, "--start", start, *(NEAR if start == "template" else FAR)]
             train(arguments, data, template, run, seed, options)
             away = np.linalg.norm(np.load(run / "conformations.npy", mmap_mode="r")[0] - truth.positions, axis=1)
             begun = starting_alphas(truth, start, seed) - truth.positions

@@ -312,7 +312,7 @@ def test_latents_of_which_images_tell_too_little_are_left_alone(trainer, monkeyp
 def test_covariances_are_about_the_latents_that_are_kept(trainer, monkeypatch):
     """p (C + (m-z)(m-z)ᵀ) + (1-p) (Σ + (z-μ)(z-μ)ᵀ); images that are not asked for are as any of the ensemble."""
     probability, mixtures = np.linspace(0, 1, COUNT), mixture_of(monkeypatch)
-    monkeypatch.setattr(module, "_approach", lambda *arguments: None)  # as if no step had been taken
+    monkeypatch.setattr(module, "_approach", lambda t, rows, *others: np.full(len(rows), True))  # no step is taken
     known = denoise_latents(trainer, ROWS, probability, components=4, marginal_poses=False)
     values, mean, whole = trainer.latents.values.double(), known.ensemble.mean, known.ensemble.covariance
     torch.testing.assert_close(mean, moments(mixtures[0]).mean)
@@ -329,6 +329,32 @@ def test_covariances_are_about_the_latents_that_are_kept(trainer, monkeypatch):
     others = np.setdiff1d(np.arange(COUNT), ROWS)
     away = values[others] - mean
     torch.testing.assert_close(known.covariances[others], whole + away[:, :, None] * away[:, None])
+
+
+def test_latents_that_came_part_of_the_way_go_on_with_what_is_told_there(trainer, monkeypatch):
+    begin, steps, mixtures = trainer.latents.values.clone(), [], mixture_of(monkeypatch)
+
+    def approach(trainer, rows, goals, slopes, fits):
+        steps.append((rows, goals))
+        share = torch.ones(len(rows), 1, dtype=torch.float64)
+        share[:2] = 0.5 if len(steps) == 1 else 1.0
+        here = trainer.latents.read(torch.from_numpy(rows)).double()
+        trainer.latents.values[rows] = (here + share * (goals - here)).float()
+        return (share == 1)[:, 0].numpy()
+
+    monkeypatch.setattr(module, "_approach", approach)
+    known = denoise_latents(trainer, ROWS, np.ones(COUNT), components=4, marginal_poses=False)
+    (first, goals), (second, last) = steps
+    assert first.tolist() == ROWS.tolist() and second.tolist() == ROWS[:2].tolist()
+    reached = trainer.latents.values.clone()
+    torch.testing.assert_close(reached[second], last.float())
+    trainer.latents.values[second] = (0.5 * (begin[second].double() + goals[:2])).float()  # where they were told again
+    covariance = latent_prior(begin[ROWS], torch.ones(len(ROWS))).covariance
+    slopes = measure_slopes(trainer, second, covariance.diagonal().sqrt(), marginal_poses=False)
+    told = linearised(trainer.latents.values[second], slopes, covariance)
+    means, covariances = mixtures[0].posterior(told)
+    torch.testing.assert_close(means, last, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(known.covariances[second], covariances, rtol=1e-3, atol=1e-5)
 
 
 def test_denoised_latents_are_where_the_posterior_says(trainer):

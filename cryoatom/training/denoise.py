@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cryoatom.train_config import TrainConfig
@@ -23,6 +24,7 @@ from cryoatom.training.uncertainty import image_information
 
 _DAMPING = 0.3
 _LEAST_TOLD = 1.0  # of the precision of all latents: with less each would go to the mean of all, and stay there
+_STEPS = 3  # of Gauss and Newton, for latents that could not go all the way in one
 _HALVINGS = 4  # of steps that raise the objective too much
 _SURPRISE = 1.0  # nats by which a step may raise it more than the quadratic form says
 _logger = logging.getLogger(__name__)
@@ -65,14 +67,22 @@ def denoise_latents(
     table, begin = trainer.latents.table, trainer.latents.read(images).double()
     fits = torch.from_numpy(np.asarray(probability, dtype=np.float64))
     covariance = latent_prior(begin, fits[images].clamp_min(1e-9)).covariance
-    slopes = measure_slopes(trainer, rows, covariance.diagonal().sqrt(), marginal_poses=marginal_poses)
+    measure = partial(measure_slopes, trainer, spread=covariance.diagonal().sqrt(), marginal_poses=marginal_poses)
+    slopes = measure(rows)
     if most_told(slopes, covariance) < _LEAST_TOLD:
         _logger.info("a typical image tells less of its latent than all images do: latents stay as they are")
         return None
     told = linearised(begin, slopes, covariance)
     mixture = find_mixture(begin, told.by(fits[images]), fits[images], components=components, seed=trainer.seed)
-    goals, _ = mixture.posterior(told.by(fits[images]))
-    _approach(trainer, rows, goals, slopes, fits[images])
+    on_way = np.arange(len(rows))
+    for _ in range(_STEPS):
+        goals, _ = mixture.posterior(told.of(on_way).by(fits[images[on_way]]))
+        is_there = _approach(trainer, rows[on_way], goals, slopes, fits[images[on_way]])
+        on_way = on_way[~is_there]
+        if not len(on_way):
+            break
+        slopes = measure(rows[on_way])
+        told = told.with_rows(on_way, linearised(trainer.latents.read(images[on_way]), slopes, covariance))
     ensemble = moments(mixture)
     away = table.values[table.owner].double() - ensemble.mean
     covariances = ensemble.covariance + away[:, :, None] * away[:, None]
@@ -90,8 +100,8 @@ def _approach(
     goals: Float[Tensor, "rows latent"],
     slopes: Slopes,
     fits: Float[Tensor, " rows"],
-) -> None:
-    """Move latents to their goals, or as far towards them as the quadratic form holds.
+) -> Bool[np.ndarray, " rows"]:
+    """Move latents to their goals, or as far towards them as the quadratic form holds; return which are there.
 
     A step may raise the objective, as leaving the noise does, but not by much more than the form says; else it is
     halved.
@@ -117,6 +127,7 @@ def _approach(
         "%d of %d latents went to their posterior means, %d part of the way, %d not at all",
         *(full, len(rows), int((share > 0).sum()) - full, int((share == 0).sum())),
     )
+    return (share == 1)[:, 0].numpy()
 
 
 def moments(mixture: LatentMixture) -> LatentPrior:

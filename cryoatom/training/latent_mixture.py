@@ -85,9 +85,16 @@ class Told:
         """Return what images tell that fit with some probability each."""
         return Told(probability[:, None, None] * self.information, probability[:, None] * self.vector)
 
-    def of(self, rows: Tensor | slice) -> Told:
+    def of(self, rows: Tensor | np.ndarray | slice) -> Told:
         """Return that of some images."""
         return Told(self.information[rows], self.vector[rows])
+
+    def with_rows(self, rows: np.ndarray, told: Told) -> Told:
+        """Return the same with what some images tell now."""
+        where = torch.from_numpy(rows)
+        return Told(
+            self.information.index_copy(0, where, told.information), self.vector.index_copy(0, where, told.vector)
+        )
 
 
 @dataclass(frozen=True)
