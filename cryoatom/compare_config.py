@@ -45,7 +45,7 @@ class CompareConfig(Settings):
     job: PositiveInt | None = setting(None, "Run only this one of the list that --jobs prints, from 1, and no table.")
     array: bool = setting(False, "The same, with the job from SLURM_ARRAY_TASK_ID.")
     table_only: bool = setting(False, "Run nothing: make the table and the plots of what is there.")
-    overwrite: bool = setting(False, "Repeat the jobs that were run with other settings.")
+    overwrite: bool = setting(False, "Repeat the jobs that were run with other settings or input files.")
     threads: PositiveInt | None = setting(None, "CPU threads [default: what SLURM and the machine grant].")
     device: str = setting("auto", "auto, cpu, or cuda[:N].")
 

@@ -2,12 +2,15 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,14 +19,15 @@ from click.testing import CliRunner, Result
 from cryoatom.cli.compare_table import arguments
 from cryoatom.cli.main import cli
 from cryoatom.compare_config import CompareConfig
-from cryoatom.comparison import plots
+from cryoatom.comparison import claims, plots, process
 from cryoatom.comparison import run as comparison_run
-from cryoatom.comparison.plan import Job, plan_jobs
+from cryoatom.comparison.plan import Job, describe_changes, plan_jobs
 from cryoatom.comparison.process import JobError, _reason, _seconds_so_far, _watch, train_apart
 from cryoatom.comparison.records import Record, read_record, write_record
-from cryoatom.comparison.run import choose_job, compare, look_up
+from cryoatom.comparison.run import choose_job, compare, look_up, run_job
 from cryoatom.comparison.systems import SYSTEMS, choose_systems, read_systems
 from cryoatom.comparison.table import Outcome, make_table, markdown
+from cryoatom.files.lock import locked
 from cryoatom.results import evaluation_files
 from cryoatom.train_config import TrainConfig
 
@@ -128,6 +132,8 @@ def test_an_unknown_system_or_setting_gets_a_suggestion(tmp_path):
         ("gnn:\n  lr: 0.1\n", "a system 'gnn' already"),
         ("../up:\n  lr: 0.1\n", "name of a folder"),
         ("mine: 3\n", "must hold names"),
+        ("mine:\n  ind: half.txt\n", "mine.yaml: ind of system 'mine' chooses its images.*-- --ind half.txt"),
+        ("mine:\n  train-on: odd\n", "train_on of system 'mine' chooses its images"),
         ("- mine\n", "must hold names"),
         ("mine: [\n", "not a YAML file"),
     ],
@@ -218,7 +224,8 @@ def test_a_failing_job_stops_no_other_and_is_tried_again(config, trained, undraw
         ("failed", "the template is upside down"),
         ("done", ""),
     ]
-    assert "| mlp " in (config.outdir / "table.md").read_text()
+    table = (config.outdir / "table.md").read_text()
+    assert "| mlp " in table and "| best static structure " in table
     assert invoke(*words(config, "--table-only")).exit_code == 1 and len(trained.calls) == 2
     trained.broken.clear()
     assert invoke(*words(config)).exit_code == 0
@@ -252,12 +259,140 @@ def test_the_clock_goes_on_over_tries(tmp_path):
     assert not clock.exists(), "a sum that lacks a try is none"
 
 
+@pytest.mark.parametrize("name", ["job.lock", ".lock"])
+def test_a_job_that_another_process_runs_is_left_alone(config, trained, undrawn, name):
+    (job, _) = plan_jobs(config, QUICK)
+    job.folder.path.mkdir(parents=True)
+    job.console_file.write_text("Training 1/3\n")
+    with locked(job.folder.path / name):
+        found = compare(config.model_copy(update={"overwrite": True}), QUICK)
+        assert [each.state for each in found.outcomes] == ["running", "done"]
+        assert found.table is not None and found.table.notes == ["mlp, seed 0: running"]
+        assert not found.failures and not job.record_file.exists() and job.console_file.read_text() == "Training 1/3\n"
+        assert "running" in invoke(*words(config, "--jobs")).output
+    assert trained.calls == [("mlp-no-r2, seed 0", False)]
+    assert look_up(config, job).state == "to do"
+
+
+def test_a_run_that_goes_on_is_not_replaced(config, trained, undrawn):
+    single = config.model_copy(update={"systems": ("mlp",), "overwrite": True})
+    compare(single, QUICK)
+    (job,) = plan_jobs(single, QUICK)
+    files = sorted(job.folder.path.rglob("*"))
+    with locked(job.folder.lock):
+        (running,) = compare(single, {**QUICK, "lr": 0.1}).outcomes
+    assert running.describe() == "running, run with other settings (lr: 0.1, before 0.005)"
+    assert sorted(job.folder.path.rglob("*")) == files and len(trained.calls) == 1
+
+
+def test_a_job_that_another_process_has_finished_meanwhile_is_not_repeated(config, trained, undrawn, monkeypatch):
+    (_, second) = plan_jobs(config, QUICK)
+    measured = []
+
+    def measure(config: CompareConfig, job: Job) -> dict[str, float | None]:
+        measured.append(job.name)
+        return {}
+
+    def both(job: Job, *, is_resumed: bool) -> dict[str, float | None]:
+        with monkeypatch.context() as patch:
+            patch.setattr(comparison_run, "train_apart", trained)
+            run_job(config, second)
+        return trained(job, is_resumed=is_resumed)
+
+    monkeypatch.setattr(comparison_run, "train_apart", both)
+    monkeypatch.setattr(comparison_run, "measure_quality", measure)
+    assert [each.state for each in compare(config, QUICK).outcomes] == ["done", "done"]
+    assert [name for name, _ in trained.calls] == measured == ["mlp-no-r2, seed 0", "mlp, seed 0"]
+
+
+def test_a_run_that_was_half_removed_passes_for_no_other(config, trained, undrawn, monkeypatch):
+    single = config.model_copy(update={"systems": ("mlp",), "overwrite": True})
+    other = {**QUICK, "lr": 0.1}
+    compare(single, QUICK)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(claims.shutil, "rmtree", raise_interrupt)
+        compare(single, other)
+    (job,) = plan_jobs(single, other)
+    assert look_up(single, job).describe() == "unfinished, run with other settings (lr: 0.1, before 0.005)"
+    with pytest.raises(ValueError, match="1 of 1 jobs were run with other settings"):
+        compare(single.model_copy(update={"overwrite": False}), other)
+    assert compare(single, other).outcomes[0].describe().endswith("trained in 2 s")
+    assert trained.calls == [("mlp, seed 0", False)] * 2
+
+
+def test_figures_of_other_settings_are_known_by_their_record(config, trained, undrawn):
+    single = config.model_copy(update={"systems": ("mlp",)})
+    compare(single, QUICK)
+    (job,) = plan_jobs(single, {**QUICK, "lr": 0.1})
+    job.settings_file.write_text(job.config.to_yaml([]))
+    assert look_up(single, job).hints == ("run with other settings (lr: 0.1, before 0.005)",)
+    job.settings_file.unlink()
+    assert look_up(single, job).hints == ("run with other settings (lr: 0.1, before 0.005)",)
+
+
+def test_a_training_without_its_settings_is_not_gone_on_with(config, trained, undrawn):
+    single = config.model_copy(update={"systems": ("mlp",)})
+    (job,) = plan_jobs(single, QUICK)
+    job.folder.path.mkdir(parents=True)
+    write_run(job)
+    compare(single, QUICK)
+    assert trained.calls == [("mlp, seed 0", False)]
+
+
+def raise_interrupt(*words: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_kill_while_a_job_is_measured_costs_no_training(config, trained, undrawn, monkeypatch):
+    single = config.model_copy(update={"systems": ("mlp",), "gt": None, "labels": None})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(comparison_run, "measure_quality", raise_interrupt)
+        compare(single, QUICK)
+    (job,) = plan_jobs(single, QUICK)
+    assert look_up(single, job).describe() == "unfinished"
+    (found,) = compare(single, QUICK).outcomes
+    assert found.state == "done" and found.figure("wall_seconds") == 4 and len(trained.calls) == 1
+
+
+def test_the_settings_of_a_comparison_are_read_back(config, trained, undrawn):
+    file = config.outdir / "compare.yaml"
+    assert invoke(*words(config, "--job", "1")).exit_code == 0
+    assert CompareConfig.merge({}, file) == config, "of a task they are those of all"
+    assert invoke(*words(config, "--overwrite")).exit_code == 0
+    again = CompareConfig.merge({"table_only": True}, file)
+    assert not again.overwrite and compare(again, QUICK).table is not None
+    command = file.read_text()
+    assert invoke(*words(config, "--job", "2")).exit_code == 0
+    assert file.read_text() == command, "tasks leave it as it is"
+
+
+def test_changed_files_are_said(config, trained, undrawn, tmp_path):
+    template = tmp_path / "template.cif"
+    shutil.copy(config.template, template)
+    single = config.model_copy(update={"systems": ("mlp",), "template": template})
+    compare(single, QUICK)
+    os.utime(template, ns=(1, 1))
+    found = compare(single, QUICK)
+    assert found.table is not None and found.table.remarks == ["mlp, seed 0: changed since it was run: template"]
+    assert len(trained.calls) == 1
+    (repeated,) = compare(single.model_copy(update={"overwrite": True}), QUICK).outcomes
+    assert trained.calls == [("mlp, seed 0", False)] * 2 and not repeated.hints
+
+    np.save(tmp_path / "labels.npy", np.arange(41)[::-1])
+    (job,) = plan_jobs(single, QUICK)
+    assert look_up(single, job).describe() == "unfinished, trained, and compared with another truth (--labels)"
+    (measured,) = compare(single, QUICK).outcomes
+    assert (measured.figure("rmsd") or 0) > (repeated.figure("rmsd") or 0) and len(trained.calls) == 2
+    template.unlink()
+    assert not look_up(single, job).hints, "what is not there tells nothing"
+
+
 def test_jobs_say_why_what_has_run_does_not_fit(config, trained, undrawn):
     compare(config, QUICK)
     bare = config.model_copy(update={"gt": None, "labels": None})
     (outcome, _) = [look_up(bare, job) for job in plan_jobs(bare, {})]
     assert outcome.state == "unfinished"
-    assert "other settings (batch_size: 64, before 16; " in outcome.describe() and "more)" in outcome.describe()
+    assert "other settings (batch_size: 64, before 16; " in outcome.describe()
     assert "compared with another truth (--gt, --labels)" in outcome.describe()
     listed = " ".join(word for word in invoke(*words(config, "--jobs")[:-2]).output.split() if word not in "│┃")
     assert "run with other settings (held_out: 0.02, before 0.1)" in listed
@@ -272,6 +407,17 @@ def test_jobs_say_why_what_has_run_does_not_fit(config, trained, undrawn):
         compare(bare.model_copy(update={"table_only": True}), QUICK)
 
 
+def test_many_changes_are_not_all_said():
+    assert describe_changes(["lr: 1, before 2"] * 6).endswith("; and 2 more")
+
+
+def test_files_of_every_system_are_read_before_any_training(config, trained, tmp_path):
+    (tmp_path / "mine.yaml").write_text("mine:\n  poses: absent.star\n")
+    with pytest.raises(FileNotFoundError, match="absent.star"):
+        compare(config.model_copy(update={"systems_file": tmp_path / "mine.yaml"}), QUICK)
+    assert trained.calls == [] and not config.outdir.exists()
+
+
 def test_segments_of_every_system_are_checked_before_any_training(config, trained):
     both = config.model_copy(update={"systems": ("mlp", "cryosphere")})
     with pytest.raises(ValueError, match="reversed"):
@@ -281,9 +427,9 @@ def test_segments_of_every_system_are_checked_before_any_training(config, traine
 
 def test_changed_settings_are_said_and_repeated_on_demand_only(config, trained, undrawn):
     compare(config, QUICK)
-    changed = config.model_copy(update={"threads": 2})
-    compare(changed, QUICK)
-    assert len(trained.calls) == 2, "threads do not change what a run finds"
+    changed = config.model_copy(update={"threads": 2, "device": "auto"})
+    compare(changed, {**QUICK, "chunk": 7})
+    assert len(trained.calls) == 2, "threads, device and chunk do not change what a run finds"
     with pytest.raises(ValueError, match=r"2 of 2 .* first mlp, seed 0: lr: 0.01, before 0.005. Give .*--overwrite"):
         compare(config, {**QUICK, "lr": 0.01})
     own = config.model_copy(update={"overwrite": True})
@@ -320,6 +466,12 @@ def outcome(job: Job, state: str = "done", error: str | None = None, **figures: 
     return Outcome(job, state, record)  # pyright: ignore
 
 
+def test_what_needs_no_training_is_shown_by_any_job(config):
+    jobs = plan_jobs(config, {})
+    table = make_table([outcome(jobs[0], "failed", "no memory"), outcome(jobs[1], rmsd=3.0, rmsd_static=2.0)])
+    assert table.rows[-1][:3] == ["best static structure", "", "2.00"]
+
+
 def test_a_table_of_known_figures(config):
     jobs = plan_jobs(config.model_copy(update={"seeds": 2}), {})
     table = make_table(
@@ -354,6 +506,9 @@ def test_records_are_read_back(tmp_path):
         with pytest.raises(ValueError, match="no record of a job"):
             read_record(tmp_path / "job.json")
     assert not replace(record, figures=None).figure("bias")
+    older = {name: value for name, value in asdict(record).items() if name != "files"}
+    (tmp_path / "job.json").write_text(json.dumps(older))
+    assert read_record(tmp_path / "job.json") == record
 
 
 @pytest.mark.parametrize(
@@ -363,11 +518,48 @@ def test_records_are_read_back(tmp_path):
         (-9, "Training 1/3\n", "the training was killed by SIGKILL: out of memory?"),
         (-15, "", "the training was killed by SIGTERM"),
         (3, "", "the training ended with code 3: see "),
+        (
+            75,
+            "Error: stopped by SIGTERM; go on with --load latest\n",
+            "the training was stopped; the same command again",
+        ),
     ],
 )
 def test_the_reason_of_a_failure_is_one_line(tmp_path, code, text, reason):
     (tmp_path / "console.log").write_text(text)
     assert _reason(code, tmp_path / "console.log").startswith(reason)
+
+
+@pytest.fixture
+def stood_in_process(monkeypatch):
+    """Let `train_apart` start a program of Python in place of the training; (set program, started processes)."""
+    popen, started, program = subprocess.Popen, [], []
+
+    def start(words: list[str], **options: Any) -> subprocess.Popen:
+        started.append(popen([sys.executable, "-c", *program], **options))
+        return started[-1]
+
+    monkeypatch.setattr(process.subprocess, "Popen", start)
+    return program.append, started
+
+
+def test_a_training_is_out_of_reach_of_the_keyboard(config, stood_in_process):
+    (job, _) = plan_jobs(config, {})
+    job.folder.path.mkdir(parents=True)
+    stood_in_process[0]("import os; print(os.getsid(0) == os.getpid()); raise SystemExit(75)")
+    with pytest.raises(JobError, match="was stopped; the same command again goes on"):
+        train_apart(job, is_resumed=False)
+    assert job.console_file.read_text() == "True\n"
+
+
+def test_an_end_of_the_comparison_ends_the_training(config, stood_in_process, monkeypatch):
+    (job, _) = plan_jobs(config, {})
+    job.folder.path.mkdir(parents=True)
+    stood_in_process[0]("import time; time.sleep(60)")
+    monkeypatch.setattr(process, "_watch", raise_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train_apart(job, is_resumed=False)
+    assert stood_in_process[1][0].returncode == -signal.SIGTERM
 
 
 def test_jobs_are_listed_with_the_line_for_slurm(config, trained):
@@ -377,6 +569,8 @@ def test_jobs_are_listed_with_the_line_for_slurm(config, trained):
     assert not config.outdir.exists()
     typed = ["/bin/cryoatom", "--debug", "compare", "a.star", "--jobs", "-o", "x", "--", "--ind", "compare"]
     assert arguments(typed) == ["a.star", "-o", "x", "--", "--ind", "compare"]
+    single = ["cryoatom", "compare", "--job", "3", "a.star", "--jobs", "--job=4", "-o", "x"]
+    assert arguments(single) == ["a.star", "-o", "x"], "a task has its own number"
 
 
 def test_the_list_of_systems_needs_no_data():

@@ -16,7 +16,7 @@ from cryoatom.comparison.run import Comparison, look_up
 from cryoatom.comparison.table import Table as ComparisonTable
 
 _GAP = 3  # around a column
-_ONLY_LISTS = {"--jobs", "--array", "--table-only"}
+_NOT_OF_ALL = {"--jobs", "--job", "--array", "--table-only"}
 
 
 def print_jobs(console: Console, config: CompareConfig, common: Mapping[str, Any], command: Sequence[str]) -> None:
@@ -31,7 +31,7 @@ def print_jobs(console: Console, config: CompareConfig, common: Mapping[str, Any
     if any(outcome.hints for outcome in outcomes):
         console.print(
             f"What has run does not fit to this call. The command that ran it is in {config.outdir / 'compare.yaml'}: "
-            "give its options, those after -- too, or --overwrite to train anew where settings differ.\n"
+            "give its options, those after -- too, or --overwrite to train anew where settings or files differ.\n"
         )
     console.print("On a cluster, all at once, and afterwards the same command as now without --jobs for the table:\n")
     words = shlex.join(["cryoatom", "compare", "--array", *arguments(command)])
@@ -41,10 +41,15 @@ def print_jobs(console: Console, config: CompareConfig, common: Mapping[str, Any
 
 
 def arguments(command: Sequence[str]) -> list[str]:
-    """Return what was typed after `compare`, without what only lists."""
+    """Return what was typed after `compare`, without what only lists or chooses one job."""
     words = list(command)
     words = words[words.index("compare") + 1 :] if "compare" in words else words[1:]
-    return [word for word in words if word not in _ONLY_LISTS]
+    number = [place + 1 for place, word in enumerate(words) if word == "--job"]
+    return [word for place, word in enumerate(words) if place not in number and not _chooses(word)]
+
+
+def _chooses(word: str) -> bool:
+    return word in _NOT_OF_ALL or word.startswith("--job=")
 
 
 def print_comparison(console: Console, found: Comparison) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from cryoatom.compare_config import CompareConfig
 from cryoatom.comparison.plan import Job
+from cryoatom.comparison.records import Record
 from cryoatom.ensemble.stereochemistry import measure_geometry
 from cryoatom.results.evaluate import evaluate_files
 from cryoatom.results.evaluate_config import EvaluateConfig
@@ -15,7 +18,8 @@ from cryoatom.results.evaluation_files import write_evaluation
 from cryoatom.results.ground_truth import read_ground_truth, read_labels
 from cryoatom.results.predictions import read_predictions
 from cryoatom.run_folder import RunFolder
-from cryoatom.training.inputs import Inputs, read_inputs
+from cryoatom.structure.template import Template
+from cryoatom.training.inputs import Inputs, check_segments, read_inputs
 
 _AGAINST_TRUTH = {  # figure -> name in the summary of an evaluation
     "rmsd": "rmsd_mean",
@@ -30,26 +34,56 @@ _AGAINST_TRUTH = {  # figure -> name in the summary of an evaluation
 }
 
 
-def truth_files(config: CompareConfig) -> dict[str, str]:
+_READ = ("graph", "poses", "ctf", "amp_contrast", "datadir", "ind", "pose_loss", "search_epochs")
+"""Settings of which reading the input depends, where systems may differ."""
+
+
+def truth_files(config: CompareConfig) -> dict[str, Path]:
     """Return the files of the truth by option: figures are of these."""
     files = {name: getattr(config, name) for name in ("gt", "gt_top", "labels", "gt_poses")}
-    return {name: str(path.absolute()) for name, path in files.items() if path is not None}
+    return {name: path.absolute() for name, path in files.items() if path is not None}
 
 
-def check_files(config: CompareConfig, job: Job) -> Inputs:
-    """Read particles, template and truth as a training and its evaluation will, before time is spent.
+def name_truth(files: Mapping[str, Path]) -> dict[str, str]:
+    """Return them as a record has them."""
+    return {name: str(path) for name, path in files.items()}
+
+
+def changed_truth(config: CompareConfig, record: Record) -> str | None:
+    """Say how the truth that a job was compared with differs from that of now; None where it does not."""
+    files, before = truth_files(config), record.truth or {}
+    now, others = name_truth(files), record.changed_files(files)
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name) or name in others]
+    if not names:
+        return None
+    options = [f"--{name.replace('_', '-')}" for name in names]
+    return f"another truth ({', '.join(options)})" if before else "no truth so far"
+
+
+def check_files(config: CompareConfig, jobs: Sequence[Job]) -> None:
+    """Read particles, template and truth as the trainings and their evaluation will, before time is spent.
 
     Raises
     ------
     FileNotFoundError, ValueError
         When a file is missing, cannot be read, or does not fit to the others.
     """
-    inputs = read_inputs(job.config)
-    if config.gt is not None:
-        truth = read_ground_truth(config.gt, config.gt_top, inputs.template)
-        if config.labels is not None:
-            read_labels(config.labels, len(inputs.particles), len(truth))
-    return inputs
+    templates: dict[tuple[object, ...], Template] = {}
+    for job in jobs:
+        read = tuple(getattr(job.config, name) for name in _READ)
+        if read not in templates:
+            inputs = read_inputs(job.config)
+            _check_truth(config, inputs)
+            templates[read] = inputs.template
+        check_segments(job.config, templates[read])
+
+
+def _check_truth(config: CompareConfig, inputs: Inputs) -> None:
+    if config.gt is None:
+        return
+    truth = read_ground_truth(config.gt, config.gt_top, inputs.template)
+    if config.labels is not None:
+        read_labels(config.labels, len(inputs.particles), len(truth))
 
 
 def measure_quality(config: CompareConfig, job: Job) -> dict[str, float | None]:

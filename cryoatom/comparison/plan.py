@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cryoatom.compare_config import CompareConfig
+from cryoatom.comparison.records import Record
 from cryoatom.comparison.systems import System, choose_systems
 from cryoatom.run_folder import RunFolder
 from cryoatom.train_config import TrainConfig
@@ -16,7 +17,11 @@ OWN = ("particles", "template", "outdir", "cache", "seed", "num_epochs", "thread
 """Settings of `cryoatom train` that a comparison sets itself."""
 _OUTPUT = {"analysis": False, "uncertainty": False, "dcd": False}  # nothing here reads them
 _NAMED = 4  # changed settings in a message
-_WITHOUT_EFFECT = {"outdir", "threads", "cache", "load", "overwrite", "force", "checkpoint", *_OUTPUT}
+_WITHOUT_EFFECT = {
+    *("outdir", "threads", "device", "chunk", "cache", "load", "overwrite", "force", "checkpoint"),
+    *_OUTPUT,
+}
+_INPUT_FILES = ("particles", "template", "graph", "poses", "ctf", "ind")
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,17 @@ class Job:
     def folder(self) -> RunFolder:
         """Its run folder."""
         return RunFolder(self.config.outdir)
+
+    @property
+    def input_files(self) -> dict[str, Path]:
+        """What it is trained on, by setting; image stacks are not among them."""
+        files = {name: getattr(self.config, name) for name in _INPUT_FILES}
+        return {name: path for name, path in files.items() if isinstance(path, Path)}
+
+    @property
+    def lock_file(self) -> Path:
+        """There while a comparison works on it; who it is."""
+        return self.config.outdir / "job.lock"
 
     @property
     def settings_file(self) -> Path:
@@ -117,21 +133,26 @@ def _train_config(config: CompareConfig, common: Mapping[str, Any], system: Syst
         raise ValueError(f"system {system.name!r}: {error}") from None
 
 
-def changed_settings(job: Job) -> list[str]:
+def changed_settings(job: Job, record: Record | None) -> list[str]:
     """Return what differs from the settings that a job was started with before, as `lr: 0.005, before 0.01`.
+
+    Its record has them too, as the figures in it need not be those of the file's settings.
 
     Raises
     ------
     ValueError
         If the file of those is no longer one of settings.
     """
-    if not job.settings_file.is_file():
-        return []
-    before = plain_settings(TrainConfig.merge({}, job.settings_file))
+    is_started = job.settings_file.is_file()
+    before = plain_settings(TrainConfig.merge({}, job.settings_file)) if is_started else {}
+    return _differences(job, before) or _differences(job, record.settings if record else {})
+
+
+def _differences(job: Job, before: Mapping[str, Any]) -> list[str]:
     return [
         f"{name}: {value}, before {before[name]}"
         for name, value in plain_settings(job.config).items()
-        if name not in _WITHOUT_EFFECT and value != before[name]
+        if name not in _WITHOUT_EFFECT and value != before.get(name, value)
     ]
 
 

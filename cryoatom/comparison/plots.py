@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from cryoatom.comparison.judge import rmsd_by_frame
-from cryoatom.comparison.table import BASELINES, Outcome, group_by_system
+from cryoatom.comparison.table import BASELINES, Outcome, baseline, group_by_system
 from cryoatom.files.replacing import replacing
 from cryoatom.plotting import (
     BLUE,
@@ -64,12 +64,8 @@ def plot_errors(outcomes: Sequence[Outcome]) -> Figure | None:
 
 def _baselines(outcomes: Sequence[Outcome], name: str) -> dict[str, float]:
     """Return the errors of what needs no training, by what it is."""
-    known = {}
-    for text, suffix in BASELINES:
-        found = (value for each in outcomes if (value := each.figure(f"{name}_{suffix}")) is not None)
-        if (value := next(found, None)) is not None:
-            known[text] = value
-    return known
+    known = {text: baseline(outcomes, name, suffix) for text, suffix in BASELINES}
+    return {text: value for text, value in known.items() if value is not None}
 
 
 def _draw_baselines(axes: Axes, baselines: dict[str, float]) -> None:

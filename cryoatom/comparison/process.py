@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import resource
 import signal
 import subprocess
@@ -39,7 +40,12 @@ def train_apart(job: Job, *, is_resumed: bool) -> dict[str, float | None]:
     Raises
     ------
     JobError
-        If the training fails.
+        If the training fails, or is stopped by someone else.
+
+    Notes
+    -----
+    Ctrl-C and what a terminal or batch system sends reach this process, which tells the training to stop, once. Only if
+    this process is killed (SIGKILL) does the training go on without it; its lock then says so.
     """
     words = [sys.executable, "-m", "cryoatom", "train", "--config", str(job.settings_file)]
     earlier = _seconds_so_far(job.clock_file) if is_resumed else 0.0
@@ -52,6 +58,7 @@ def train_apart(job: Job, *, is_resumed: bool) -> dict[str, float | None]:
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             peak = _watch(process, job.clock_file, None if earlier is None else started - earlier)
@@ -104,6 +111,8 @@ def _high_water_mark(pid: int) -> int:
 
 def _reason(code: int, console: Path) -> str:
     """Return the first line of the error that a training ended with."""
+    if code == os.EX_TEMPFAIL:  # as a training says that a batch system has stopped it
+        return "the training was stopped; the same command again goes on with it"
     lines = [line.strip() for line in console.read_text(encoding="utf-8", errors="replace").splitlines()]
     errors = [line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")]
     if errors:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cryoatom.compare_config import CompareConfig
-from cryoatom.comparison.judge import check_files, measure_quality, truth_files
+from cryoatom.comparison.claims import ClaimedError, claiming, clear, is_running
+from cryoatom.comparison.judge import changed_truth, check_files, measure_quality, name_truth, truth_files
 from cryoatom.comparison.plan import Job, changed_settings, describe_changes, plain_settings, plan_jobs
 from cryoatom.comparison.plots import write_plots
 from cryoatom.comparison.process import JobError, train_apart
-from cryoatom.comparison.records import Record, read_record, write_record
+from cryoatom.comparison.records import Record, read_record, stamp, write_record
 from cryoatom.comparison.table import Outcome, Table, make_table, write_table
 from cryoatom.files.replacing import replacing
-from cryoatom.training.inputs import check_segments
 from cryoatom.training.stage import Stage, silent
 
 _FAILURES = (JobError, ValueError, OSError, RuntimeError)
@@ -80,8 +79,7 @@ def compare(
     chosen = choose_job(config, jobs)
     if not config.table_only:
         _prepare(config, jobs if chosen is None else [chosen])
-        with replacing(config.outdir / "compare.yaml") as temporary:
-            temporary.write_text(config.to_yaml(command or []), encoding="utf-8")
+        _write_settings(config, chosen, command or [])
         _run_missing(config, jobs if chosen is None else [chosen], stage)
     if chosen is not None:
         return Comparison([look_up(config, chosen)], None, [])
@@ -126,31 +124,44 @@ def look_up(config: CompareConfig, job: Job) -> Outcome:
     ValueError
         If its record is damaged.
     """
-    record, changes = read_record(job.record_file), changed_settings(job)
-    hints = [f"run with other settings ({describe_changes(changes)})"] if changes else []
+    outcome = _judge(config, job)
+    return replace(outcome, state="running") if is_running(job) else outcome
+
+
+def _judge(config: CompareConfig, job: Job) -> Outcome:
+    record = read_record(job.record_file)
+    hints = _differences(job, record)
     if record is None:
         state = "unfinished" if job.settings_file.is_file() else "to do"
     elif record.error is not None:
         state = "failed"
-    elif record.truth == truth_files(config):
-        state = "done"
-    else:
+    elif record.figures is None:
         state = "unfinished"
-        hints.append(f"trained, and compared with {_name_truth(record.truth or {}, truth_files(config))}")
+    elif (other := changed_truth(config, record)) is not None:
+        state = "unfinished"
+        hints.append(f"trained, and compared with {other}")
+    else:
+        state = "done"
     return Outcome(job, state, record, tuple(hints))
 
 
-def _name_truth(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Say how the truth that a job was compared with differs from that of now."""
-    if not before:
-        return "no truth so far"
-    options = [f"--{name.replace('_', '-')}" for name in {**before, **now} if before.get(name) != now.get(name)]
-    return f"another truth ({', '.join(options)})"
+def _differences(job: Job, record: Record | None) -> list[str]:
+    """Say how a job that has run differs from what is asked for."""
+    changes = changed_settings(job, record)
+    files = [] if record is None else record.changed_files(job.input_files)
+    hints = [f"run with other settings ({describe_changes(changes)})"] if changes else []
+    return [*hints, f"changed since it was run: {', '.join(files)}"] if files else hints
 
 
 def _prepare(config: CompareConfig, jobs: list[Job]) -> None:
-    """Check all input; with --overwrite make room where settings have changed."""
-    changed = [(job, changes) for job in jobs if (changes := changed_settings(job))]
+    """Check all input."""
+    _check_settings(config, jobs)
+    check_files(config, jobs)
+    config.outdir.mkdir(parents=True, exist_ok=True)
+
+
+def _check_settings(config: CompareConfig, jobs: list[Job]) -> None:
+    changed = [(job, changes) for job in jobs if (changes := changed_settings(job, read_record(job.record_file)))]
     if changed and not config.overwrite:
         job, changes = changed[0]
         raise ValueError(
@@ -158,16 +169,20 @@ def _prepare(config: CompareConfig, jobs: list[Job]) -> None:
             f"{describe_changes(changes)}. Give the options of the first call (compare.yaml has its command), "
             "--overwrite to repeat them, or another -o"
         )
-    inputs = check_files(config, jobs[0])
-    for job in jobs[1:]:
-        check_segments(job.config, inputs.template)
-    for job, _ in changed:
-        shutil.rmtree(job.folder.path)
-    config.outdir.mkdir(parents=True, exist_ok=True)
+
+
+def _write_settings(config: CompareConfig, chosen: Job | None, command: list[str]) -> None:
+    """Write compare.yaml: of all jobs, so without what chooses one, or what a later call may not do unasked."""
+    path = config.outdir / "compare.yaml"
+    if chosen is not None and path.exists():
+        return
+    lasting = config.model_copy(update={"job": None, "array": False, "overwrite": False})
+    with replacing(path) as temporary:
+        temporary.write_text(lasting.to_yaml(command), encoding="utf-8")
 
 
 def _run_missing(config: CompareConfig, jobs: list[Job], stage: Stage) -> None:
-    missing = [job for job in jobs if look_up(config, job).state != "done"]
+    missing = [job for job in jobs if not _is_over(config, job)]
     if len(missing) < len(jobs):
         _logger.info("%d of %d jobs are done already", len(jobs) - len(missing), len(jobs))
     if not missing:
@@ -179,21 +194,53 @@ def _run_missing(config: CompareConfig, jobs: list[Job], stage: Stage) -> None:
             advance(count + 1, f"job {job.number} ({job.name}) {look_up(config, job).describe()}")
 
 
+def _is_over(config: CompareConfig, job: Job) -> bool:
+    outcome = _judge(config, job)
+    return outcome.state == "done" and not (outcome.hints and config.overwrite)
+
+
 def run_job(config: CompareConfig, job: Job) -> None:
-    """Do what is missing of a job; a failure goes into its record."""
+    """Do what is missing of a job, unless another process does; a failure goes into its record.
+
+    Raises
+    ------
+    ValueError
+        If somebody has meanwhile run it with other settings.
+    """
     job.folder.path.mkdir(parents=True, exist_ok=True)
-    found = read_record(job.record_file)
-    training = None if found is None else found.training
-    about = {"system": job.system.name, "seed": job.seed, "settings": plain_settings(job.config)}
     try:
-        if training is None:
-            with replacing(job.settings_file) as temporary:
-                temporary.write_text(job.config.to_yaml([]), encoding="utf-8")
-            training = train_apart(job, is_resumed=bool(job.folder.outputs()))
-        figures = measure_quality(config, job)
+        with claiming(job):
+            _check_settings(config, [job])
+            if config.overwrite and _differences(job, read_record(job.record_file)):
+                clear(job)
+            if not _is_over(config, job):  # another process may have been quicker
+                _train_and_measure(config, job)
+    except ClaimedError as error:
+        _logger.warning("job %d (%s) is left alone: %s", job.number, job.name, error)
+
+
+def _train_and_measure(config: CompareConfig, job: Job) -> None:
+    """Do what is missing of a job that is claimed; what is done is recorded at once."""
+    record = read_record(job.record_file)
+    if record is None or record.training is None:
+        record = Record(job.system.name, job.seed, plain_settings(job.config), files=stamp(job.input_files))
+    record, truth = replace(record, truth=None, figures=None, error=None), truth_files(config)
+    try:
+        if record.training is None:
+            record = replace(record, training=_train(job))
+            write_record(job.record_file, record)
+        record = replace(record, truth=name_truth(truth), files=record.files | stamp(truth))
+        record = replace(record, figures=measure_quality(config, job))
     except _FAILURES as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        write_record(job.record_file, Record(**about, training=training, error=reason))
+        record = replace(record, error=reason)
         _logger.warning("job %d (%s) failed: %s", job.number, job.name, reason)
-        return
-    write_record(job.record_file, Record(**about, training=training, truth=truth_files(config), figures=figures))
+    write_record(job.record_file, record)
+
+
+def _train(job: Job) -> dict[str, float | None]:
+    """Train a job, from where an earlier try with its settings has come."""
+    is_resumed = job.settings_file.is_file() and bool(job.folder.outputs())
+    with replacing(job.settings_file) as temporary:
+        temporary.write_text(job.config.to_yaml([]), encoding="utf-8")
+    return train_apart(job, is_resumed=is_resumed)

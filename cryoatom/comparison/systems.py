@@ -16,6 +16,7 @@ from cryoatom.config import read_mapping
 from cryoatom.train_config import TrainConfig
 
 _EXPECTED = r"names, and below each settings of `cryoatom train`, as in 'mine:\n  lr: 0.01'"
+_OF_ALL = ("ind", "train_on")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # it becomes the name of a folder
 
 
@@ -38,6 +39,7 @@ class System:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+# The paper warms up for 20 of 200 epochs; a comparison has 20, of which its systems warm up for 3 as the others do.
 SYSTEMS = {
     system.name: system
     for system in (
@@ -53,9 +55,10 @@ SYSTEMS = {
         System("linear", "Linear: eight motions that are learned.", {"decoder": "linear", "zdim": 8}),
         System("gnn-no-denoising", "The graph network, latents as single images have them.", {"z_components": 0}),
         System("anm", "Linear: eight modes of an elastic network of the template.", {"decoder": "anm", "zdim": 8}),
-        System("paper-gnn", "The GNN paper's graph network with its hyperparameters.", {"preset": "paper"}),
-        System("paper-mlp", "The GNN paper's perceptron with its hyperparameters.",
-               {"preset": "paper", "decoder": "mlp"}),
+        System("paper-gnn", "The GNN paper's graph network with its hyperparameters, but a short warm-up.",
+               {"preset": "paper", "warmup": 3}),
+        System("paper-mlp", "The GNN paper's perceptron with its hyperparameters, but a short warm-up.",
+               {"preset": "paper", "decoder": "mlp", "warmup": 3}),
         System("prins", "Prins et al.: convolutional encoder, perceptron, geometry loss.", {"preset": "prins"}),
         System("prins-no-geometry", "The same without the geometry loss.", {"preset": "prins", "geometry": 0.0}),
         System("cryosphere", "cryoSPHERE: segments move rigidly; variational encoder, correlation loss.",
@@ -110,6 +113,11 @@ def _own_system(name: str, settings: Mapping[str, Any], file: Path) -> System:
         if key not in TrainConfig.model_fields:
             known = suggestion(key, TrainConfig.model_fields)
             raise ValueError(f"unknown setting {key!r} of system {name!r} in {file}; {known}")
+        if key in _OF_ALL:
+            raise ValueError(
+                f"{file}: {key} of system {name!r} chooses its images, and figures over other images do not compare: "
+                f"give it for all systems, after --, as in -- --{key.replace('_', '-')} {settings[key]}"
+            )
     return System(name, f"From {file.name}.", settings)
 
 
