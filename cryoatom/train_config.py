@@ -74,8 +74,12 @@ class TrainConfig(Settings):
             "residual": True,
             "beads": "cryofold",
             "bond_length": 3.8,
+            "r0": 0.0,
             "r2": 0.0,
             "zdim": 1,
+            "lr": 1e-3,
+            "margin": 25.0,
+            "robust": False,
         },
     }
     sections: ClassVar[dict[str, str]] = {

@@ -6,6 +6,7 @@ import torch
 from fits import settings, trainer_of, write_dataset
 
 from cryoatom.decoders.constant import ConstantDecoder
+from cryoatom.training.train import train
 
 
 def test_all_images_have_the_same_displacements_and_latents_no_gradient():
@@ -32,3 +33,9 @@ def test_homogeneous_wins_over_decoder_and_encoder(tmp_path, changes):
         assert (conformations == conformations[0]).all()
         assert np.abs(conformations[0] - trainer.model.template_positions.numpy()).max() > 1e-3
         torch.testing.assert_close(trainer.latents.values, before, atol=0, rtol=0)
+
+
+def test_a_run_of_one_conformation_needs_no_encoder(tmp_path):
+    write_dataset(tmp_path, 12)
+    run = train(settings(tmp_path, homogeneous=True, held_out=0.0, preset="cryofold", num_epochs=1))
+    assert run.homogeneous.exists() and not run.uncertainty.exists()

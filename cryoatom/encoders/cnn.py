@@ -14,8 +14,8 @@ _CHANNELS = 16  # of the first block; each further block has twice as many
 class CNNEncoder(nn.Module):
     """Blocks of convolution, batch normalisation and 2 x 2 max pooling; Linear(pixels -> width); Linear to outputs.
 
-    Prins et al. have five poolings behind seven convolutions of 64 to 256 channels (those of CryoFIRE; their figure 4
-    and published code), 0.2 s an image to train on a core. Here the first convolution, 5 x 5, takes every other pixel
+    Prins et al. have five poolings behind seven convolutions of 64 to 256 channels (those of CryoFIRE;
+    their published code), 0.2 s an image to train on a core. Here the first convolution, 5 x 5, takes every other pixel
     and channels are 16, 32, 64, 128: about 1 ms an image for a crop of 72 pixels, and 0.4 million weights.
 
     Any side will do: an odd pixel at an edge is pooled with what is there, and blocks end where one pixel is left.

@@ -120,7 +120,11 @@ class EncodedLatents:
         return {} if self._cost is None else {"kl": self._cost.detach().cpu()}
 
     def step(self, images: Int[Tensor, " batch"], gradient: Float[Tensor, "batch latent"], lr: float) -> None:
-        """Take one step of the network by the gradients of the latents that :meth:`prepare` has drawn."""
+        """Take one step of the network by the gradients of the latents that :meth:`prepare` has drawn.
+
+        What latents cost by themselves counts in full also for images that fit badly and weigh less: those go to the
+        prior.
+        """
         if self._drawn is None:  # a fit of latents alone: they stay where the network puts them
             return
         self._optimizer.zero_grad(set_to_none=True)

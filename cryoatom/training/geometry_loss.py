@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from scipy.spatial import KDTree
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from cryoatom.particles.rows import spaced_rows
 from cryoatom.sparse import SparseMatrix
@@ -50,6 +51,7 @@ class _AllPairs(torch.autograd.Function):
         return value
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
         return (grads[0][:, None, None] * gradient).transpose(1, 2), None

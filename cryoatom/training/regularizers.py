@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from cryoatom.structure.template import NEW_CHAIN_JUMP
 
@@ -70,6 +71,7 @@ class _RigidityFunction(torch.autograd.Function):
         return value
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return (grads[0][:, None, None] * gradient).transpose(1, 2), None, None
