@@ -13,7 +13,7 @@ import numpy as np
 
 from cryoatom.files.lock import locked
 from cryoatom.files.npy import npy_writer
-from cryoatom.files.replacing import remove_leftovers, replacing
+from cryoatom.files.replacing import are_files_written, remove_leftovers, replacing
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,11 @@ class RunFolder:
         """Checkpoint after an epoch, or the final one."""
         return self.path / _numbered("weights", epoch, "pt")
 
+    @property
+    def stopped(self) -> Path:
+        """Checkpoint within an epoch, of a run that was asked to stop there."""
+        return self.path / "weights.stopped.pt"
+
     def latents(self, epoch: int | None = None) -> Path:
         """Latents of all images, float32 (images, latent)."""
         return self.path / _numbered("z", epoch, "npy")
@@ -141,6 +146,9 @@ class RunFolder:
         ValueError
             If another run writes there; says which.
         """
+        if not are_files_written():
+            yield
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         with locked(self.lock):
             for folder in (self.path, self.pdb):
@@ -219,6 +227,15 @@ class RunFolder:
         """Return the checkpoints of epochs, the last one first."""
         numbered = [p for p in self.path.glob("weights.*.pt") if p.name.split(".")[1].isdigit()]
         return sorted(numbered, key=lambda p: int(p.name.split(".")[1]), reverse=True)
+
+    def resumable(self) -> list[Path]:
+        """Return the checkpoints to go on from: that of a stop, if there is one, and those of epochs before it."""
+        return [self.stopped, *self.checkpoints()] if self.stopped.exists() else self.checkpoints()
+
+    def forget_stop(self) -> None:
+        """Remove the checkpoint of a stop, which a later one has made old."""
+        if are_files_written():
+            self.stopped.unlink(missing_ok=True)
 
     def latest_checkpoint(self) -> Path | None:
         """Return the checkpoint of the highest epoch, or None."""

@@ -24,7 +24,8 @@ def available_cores(
     Returns
     -------
     int
-        `threads`, or else the smallest of the affinity mask, SLURM's grant and the quota rounded down.
+        `threads`, or else the smallest of the affinity mask, SLURM's grant and the quota rounded down, divided among
+        the processes of a run on this machine (torchrun's ``LOCAL_WORLD_SIZE``).
 
     Raises
     ------
@@ -35,8 +36,10 @@ def available_cores(
         if threads < 1:
             raise ValueError(f"the number of threads must be at least 1, found {threads}")
         return threads
-    limits = [float(_affinity()), *_slurm_limit(os.environ if environment is None else environment), *_quotas(root)]
-    return max(1, int(min(limits)))
+    environment = os.environ if environment is None else environment
+    limits = [float(_affinity()), *_slurm_limit(environment), *_quotas(root)]
+    processes = environment.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, int(min(limits)) // max(1, int(processes) if processes.isdigit() else 1))
 
 
 def _affinity() -> int:

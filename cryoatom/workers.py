@@ -1,8 +1,9 @@
-"""Map pieces of work over threads, each piece whole in one thread.
+"""Map pieces of work over threads and processes, each piece whole in one thread.
 
 A chunk of a few dozen images fits the caches of one core; a small tensor operation split over cores does not pay for
 the split (on a busy machine it ran 20-100 times slower). So each worker thread owns whole chunks and computes with
-one thread. Results come in chunk order, hence sums do not depend on the number of workers.
+one thread. Results come in chunk order, hence sums do not depend on the number of workers, nor on that of the processes
+that make the run together: each takes its part of the pieces, and all have the values of all of them.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from types import TracebackType
 from typing import Self, TypeVar
 
 import torch
 
+from cryoatom.distributed import ALONE, Ranks
+
+_ROUNDS = 8  # of its threads that a process takes between two gatherings
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -26,10 +31,18 @@ def _use_one_thread() -> None:
 
 
 class Workers:
-    """A pool of `count` threads; with one, everything runs in the caller's thread."""
+    """A pool of threads, in each of the processes of a run.
 
-    def __init__(self, count: int):
-        self._count = count
+    Parameters
+    ----------
+    count
+        Threads; with one, everything runs in the caller's.
+    ranks
+        The processes; all of them must map the same items at the same moment of the run.
+    """
+
+    def __init__(self, count: int, ranks: Ranks = ALONE):
+        self._count, self.ranks = count, ranks
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
@@ -64,6 +77,17 @@ class Workers:
 
     def stream(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield the function's values in the order of the items; at most a few of them wait to be taken."""
+        if self.ranks.size == 1:
+            yield from self._own(function, items)
+            return
+        remaining, size = iter(items), self.ranks.size
+        while part := list(islice(remaining, _ROUNDS * self._count * size)):
+            of_ranks = self.ranks.gathered(list(self._own(function, part[self.ranks.rank :: size])))
+            for index in range(len(part)):
+                yield of_ranks[index % size][index // size]
+
+    def _own(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Yield the values of what this process does."""
         if self._pool is None:
             yield from map(function, items)
             return

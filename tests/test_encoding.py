@@ -116,7 +116,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(folder, tmp_path, change
             trainer.train_epoch(0, ROWS)
         history = [{"epoch": 1.0}]
         save_checkpoint(tmp_path / "weights.pkl", first, history, {})
-        assert load_checkpoint(tmp_path / "weights.pkl", second) == history
+        assert load_checkpoint(tmp_path / "weights.pkl", second) == (history, None)
         terms = [trainer.train_epoch(1, ROWS) for trainer in (whole, second)]
         assert terms[0] == terms[1]
         assert same(network_of(whole), network_of(second))

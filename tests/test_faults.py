@@ -235,18 +235,19 @@ def waiting(folder: Path, pause: float = 0.0, *before: str) -> subprocess.Popen[
 
 
 @pytest.mark.parametrize(
-    ("number", "line"),
+    ("number", "code", "line"),
     [
-        (signal.SIGTERM, "stopped by SIGTERM; go on with --load latest"),
-        (signal.SIGHUP, "stopped by SIGHUP; go on with --load latest"),
-        (signal.SIGINT, "interrupted; go on with --load latest"),
+        (signal.SIGTERM, 75, "stopped by SIGTERM; go on with --load latest"),
+        (signal.SIGUSR1, 75, "stopped by SIGUSR1; go on with --load latest"),
+        (signal.SIGHUP, 129, "stopped by SIGHUP; go on with --load latest"),
+        (signal.SIGINT, 130, "interrupted; go on with --load latest"),
     ],
 )
-def test_a_signal_ends_a_run_in_order(tmp_path, number, line):
+def test_a_signal_ends_a_run_in_order(tmp_path, number, code, line):
     process = waiting(tmp_path)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=20)
-    assert process.returncode == 128 + number
+    assert process.returncode == code
     assert stderr.decode() == f"Error: {line}\n"
     assert [path.name for path in tmp_path.iterdir()] == ["run.log"]
     assert (tmp_path / "run.log").read_text().splitlines()[-1].endswith(f"ERROR cryoatom: {line}")
@@ -268,7 +269,7 @@ def test_an_ignored_signal_stays_ignored(tmp_path):
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=20)
-    assert process.returncode == 143
+    assert process.returncode == 75
 
 
 # --- a full disk ----------------------------------------------------------------------------------------------------

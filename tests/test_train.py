@@ -367,7 +367,17 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(run, folder, tmp_path, mon
 
 def test_a_checkpoint_is_read_without_running_code_from_it(run):
     state = torch.load(run.weights(2), weights_only=True)
-    assert set(state) == {"identity", "history", "model", "optimizer", "latents", "poses", "fits", "are_latents_held"}
+    assert set(state) == {
+        "identity",
+        "history",
+        "model",
+        "optimizer",
+        "latents",
+        "poses",
+        "fits",
+        "are_latents_held",
+        "begun",
+    }
 
 
 # --- the loop -------------------------------------------------------------------------------------------------------
@@ -610,7 +620,7 @@ def test_saving_and_loading_is_lossless(folder, tmp_path):
         trainer.train_epoch(0, np.arange(COUNT))
         save_checkpoint(tmp_path / "weights.1.pt", trainer, [{"epoch": 1.0}], {"images": "a"})
         with trainer_of(settings(folder, seed=9)) as other:
-            assert load_checkpoint(tmp_path / "weights.1.pt", other) == [{"epoch": 1.0}]
+            assert load_checkpoint(tmp_path / "weights.1.pt", other) == ([{"epoch": 1.0}], None)
             for epoch in (1, 2):
                 assert trainer.optimizer.state_dict()["state"].keys() == other.optimizer.state_dict()["state"].keys()
                 other.seed = trainer.seed

@@ -123,7 +123,7 @@ def half_configs(run: Run, *, threads: int | None = None, datadir: Path | None =
     configs = []
     for index, path in enumerate(run.folder.halves):
         own: dict[str, object] = {"outdir": path, "train_on": ("odd", "even")[index], "seed": config.seed + 1 + index}
-        is_begun = bool(RunFolder(path).checkpoints())
+        is_begun = bool(RunFolder(path).resumable())
         own |= {"load": "latest" if is_begun else None, "overwrite": not is_begun}
         configs.append(config.model_copy(update={**shared, **own}))
     return configs

@@ -62,6 +62,12 @@ def console_log(*, verbose: bool, debug: bool) -> Iterator[None]:
         _logger.setLevel(level)
 
 
+def quieten_console() -> None:
+    """Let only errors through: other processes of the same run say the rest."""
+    for handler in _logger.handlers:
+        handler.setLevel(logging.ERROR)
+
+
 class _RunLog(logging.FileHandler):
     """A log that begins as soon as its folder exists; messages from before wait for it."""
 

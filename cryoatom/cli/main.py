@@ -11,7 +11,8 @@ import click
 
 from cryoatom import __version__
 from cryoatom.cli.log import console_log, error_line
-from cryoatom.cli.signals import Stopped, stopping
+from cryoatom.cli.signals import exit_code, stopping
+from cryoatom.interruption import PeerLostError, Stopped
 
 COMMANDS = {
     "template": "cryoatom.cli.template:template",
@@ -61,9 +62,12 @@ class LazyGroup(click.Group):
                     return super().invoke(ctx)
             except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
                 raise
+            except PeerLostError as error:
+                _logger.info("%s", error)  # it says why
+                ctx.exit(1)
             except Stopped as stop:
                 _logger.error("%s%s", stop, _GO_ON if ctx.invoked_subcommand == "train" else "")
-                ctx.exit(stop.exit_code)
+                ctx.exit(exit_code(stop, is_resumable=ctx.invoked_subcommand in ("train", "compare")))
             except Exception as error:
                 _logger.error(error_line(error) + _way_out(error, ctx), exc_info=error)
                 ctx.exit(1)

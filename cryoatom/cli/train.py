@@ -7,7 +7,7 @@ import sys
 import click
 
 from cryoatom.cli.analyze import analyze_finished
-from cryoatom.cli.log import add_run_log
+from cryoatom.cli.log import add_run_log, quieten_console
 from cryoatom.cli.options import SectionedCommand, settings_options
 from cryoatom.train_config import TrainConfig
 
@@ -33,13 +33,21 @@ def train(config: TrainConfig, dry_run: bool) -> None:
     """
     from rich.console import Console
 
+    from cryoatom.distributed import is_first_rank
+
     if dry_run:
-        _rehearse(config)
+        if is_first_rank():
+            _rehearse(config)
         return
     from cryoatom.cli.progress import progress
     from cryoatom.run_folder import RunFolder
+    from cryoatom.training.stage import silent
     from cryoatom.training.train import train as fit
 
+    if not is_first_rank():  # of torchrun's processes one speaks
+        quieten_console()
+        fit(config, command=sys.argv, stage=silent)
+        return
     add_run_log(RunFolder(config.outdir).log)
     folder = fit(config, command=sys.argv, stage=progress)
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import DTypeLike
 
-from cryoatom.files.replacing import replacing
+from cryoatom.files.replacing import are_files_written, replacing
 
 NPY_DAMAGE = (  # what numpy raises for bytes that are no array
     *(ValueError, EOFError, SyntaxError, tokenize.TokenError, TypeError, OverflowError, RecursionError, MemoryError),
@@ -78,6 +78,9 @@ def npy_writer(
         If other rows than those of `shape` were written.
     """
     written = 0
+    if not are_files_written():
+        yield lambda rows: None
+        return
     with replacing(path) as temporary, temporary.open("wb") as file:
         header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)

@@ -5,11 +5,29 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp")  # .name.process.tmp
+_turned_off: list[bool] = []
+_TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp")  # .name.number.tmp: processes on other machines may have the same
+
+
+@contextmanager
+def writing_files(is_on: bool) -> Iterator[None]:
+    """Let this process write, or not: of those that make a run together one does, and what others write is dropped."""
+    _turned_off.append(not is_on)
+    try:
+        yield
+    finally:
+        _turned_off.pop()
+
+
+def are_files_written() -> bool:
+    """Return whether this process writes files, see :func:`writing_files`."""
+    return not any(_turned_off)
 
 
 @contextmanager
@@ -22,9 +40,13 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         When the folder does not exist.
     """
     path = Path(path)
+    if not are_files_written():
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / path.name
+        return
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{secrets.randbelow(10**6):06d}.tmp")
     try:
         yield temporary
         _flush_to_disk(temporary)

@@ -6,10 +6,13 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from cryoatom.files.replacing import are_files_written
 
 SEAL = "sealed.json"
 _BLOCK = 1 << 20  # bytes of a checked block
@@ -27,6 +30,10 @@ def sealing(folder: Path, content: dict[str, object]) -> Iterator[Path]:
     OSError
         The disk is full or the folder cannot be written; nothing is left under the final name.
     """
+    if not are_files_written():
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+        return
     folder.parent.mkdir(parents=True, exist_ok=True)
     for left in folder.parent.glob(f".{folder.name}.{platform.node()}.*"):
         process = int(left.name.rsplit(".", 1)[1])

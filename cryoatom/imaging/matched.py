@@ -198,12 +198,8 @@ def build_matched_set(
     digest = matched_identity(source.key, source.optics, source.shifts, grid)
     folder = matched_folder(folder, digest)
     seal: dict[str, object] = {"digest": digest, "images": len(source)}
-    if (folder / SEAL).exists():
-        damage = find_damage(folder, seal)
-        if damage is None:
-            return open_matched_set(folder, grid, digest)
-        _logger.warning("%s: %s; the images are prepared again", folder, damage)
-        break_seal(folder)
+    if workers.ranks.of_first(lambda: _is_whole(folder, seal)):
+        return open_matched_set(folder, grid, digest)
     noise = white_noise(len(source), grid.box) if source.measure_noise is None else source.measure_noise()
     table = kernel_table(source.optics, noise.group_of_image)
     with sealing(folder, seal) as temporary:
@@ -213,7 +209,17 @@ def build_matched_set(
         np.save(temporary / "noise_power.npy", noise.spectra)
         np.save(temporary / "noise_group.npy", noise.group_of_image)
         _write_crops(temporary, source, noise, grid, workers, progress)
+    workers.ranks.wait()
     return open_matched_set(folder, grid, digest)
+
+
+def _is_whole(folder: Path, seal: dict[str, object]) -> bool:
+    """Return whether there is a set; the seal of one that is damaged is broken, with a warning."""
+    damage = find_damage(folder, seal) if (folder / SEAL).exists() else "is not there"
+    if damage is not None and (folder / SEAL).exists():
+        _logger.warning("%s: %s; the images are prepared again", folder, damage)
+        break_seal(folder)
+    return damage is None
 
 
 def open_matched_set(folder: Path, grid: CropGrid, identity: str) -> MatchedSet:

@@ -129,6 +129,8 @@ def forget_template(objective: Objective, config: TrainConfig, template: Templat
 
 def build_trainer(config: TrainConfig, inputs: Inputs, data: MatchedSet, workers: Workers) -> Trainer:
     """Assemble the state of a fit at its start."""
+    if workers.ranks.size > 1 and expected_plan(config) is not None:
+        raise ValueError("--pose-loss expected notes poses as it goes, in one process: run it without torchrun")
     config = one_conformation(config)
     schedule = Schedule(
         config.num_epochs,

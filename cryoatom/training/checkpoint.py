@@ -8,6 +8,7 @@ import pickle
 import struct
 import zipfile
 import zlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 
 from cryoatom.files.replacing import replacing
 from cryoatom.run_folder import RunFolder
-from cryoatom.training.trainer import Trainer
+from cryoatom.training.trainer import Begun, Trainer
 
 History = list[dict[str, float]]
 Identity = dict[str, str]
@@ -27,17 +28,29 @@ _DAMAGE = (  # what torch.load raises for files that are cut short, full of zero
 )
 
 
-def save_checkpoint(path: Path, trainer: Trainer, history: History, identity: Identity) -> None:
+def save_checkpoint(
+    path: Path, trainer: Trainer, history: History, identity: Identity, begun: Begun | None = None
+) -> None:
     """Write a checkpoint under a temporary name, then rename it: a kill at any moment leaves the last one whole.
 
     Parameters
     ----------
     identity
         What the fit belongs to (:func:`cryoatom.training.inputs.run_identity`).
+    begun
+        How far the epoch after those of `history` is, where it has begun.
     """
-    state = {
-        "identity": identity,
-        "history": history,
+    position = None if begun is None else asdict(begun)
+    state = {"identity": identity, "history": history, "begun": position, **fit_state(trainer)}
+    buffer = io.BytesIO()  # torch.save to a full disk raises a RuntimeError that does not say so
+    torch.save(state, buffer)
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def fit_state(trainer: Trainer) -> dict[str, Any]:
+    """Return all that changes in a fit."""
+    return {
         "model": trainer.model.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
         "latents": trainer.latents.state_dict(),
@@ -45,15 +58,26 @@ def save_checkpoint(path: Path, trainer: Trainer, history: History, identity: Id
         "fits": trainer.fits.state_dict(),
         "are_latents_held": trainer.are_latents_held,
     }
-    buffer = io.BytesIO()  # torch.save to a full disk raises a RuntimeError that does not say so
-    torch.save(state, buffer)
-    with replacing(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
 
 
-def load_checkpoint(path: Path, trainer: Trainer) -> History:
-    """Restore a fit from a checkpoint that :func:`find_checkpoint` has found fitting, and return its history."""
+def load_checkpoint(path: Path, trainer: Trainer) -> tuple[History, Begun | None]:
+    """Restore a fit from a checkpoint that :func:`find_checkpoint` has found fitting.
+
+    Returns
+    -------
+    list of dict
+        The figures of the epochs that are complete.
+    Begun or None
+        How far the next one is.
+    """
     state = read_checkpoint(path)
+    restore_fit(trainer, state)
+    begun = state.get("begun")  # there is none in files of before it could be
+    return state["history"], None if begun is None else Begun(**begun)
+
+
+def restore_fit(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Restore :func:`fit_state`."""
     trainer.model.load_state_dict(state["model"])
     settings = [{k: v for k, v in group.items() if k != "params"} for group in trainer.optimizer.param_groups]
     trainer.optimizer.load_state_dict(state["optimizer"])
@@ -63,7 +87,6 @@ def load_checkpoint(path: Path, trainer: Trainer) -> History:
     trainer.poses.load_state_dict(state["poses"])
     trainer.fits.load_state_dict(state["fits"])
     trainer.are_latents_held = state["are_latents_held"]
-    return state["history"]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -97,10 +120,10 @@ def find_checkpoint(load: str | Path | None, folder: RunFolder, identity: Identi
     """
     if load is None:
         return None
-    if load == "latest" and not folder.checkpoints():
+    if load == "latest" and not folder.resumable():
         _logger.warning("no checkpoint in %s: starting anew", folder.path)
         return None
-    path, found = _latest_whole(folder.checkpoints()) if load == "latest" else _named(Path(load))
+    path, found = _latest_whole(folder.resumable()) if load == "latest" else _named(Path(load))
     different = [name for name in identity if found.get(name) != identity[name]]
     if different:
         raise ValueError(

@@ -5,24 +5,33 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from cryoatom.interruption import Stopped, deferring, stop_signal
 from cryoatom.particles.rows import spaced_rows
 from cryoatom.run_folder import RunFolder
 from cryoatom.train_config import TrainConfig
-from cryoatom.training.checkpoint import History, Identity, load_checkpoint, save_checkpoint
+from cryoatom.training.checkpoint import (
+    History,
+    Identity,
+    fit_state,
+    load_checkpoint,
+    restore_fit,
+    save_checkpoint,
+)
 from cryoatom.training.denoise import are_latents_denoised, denoise_latents
 from cryoatom.training.expected import expected_plan
 from cryoatom.training.orientation import Orientation
 from cryoatom.training.robust import first_weighed, keep_what_is_asked_for, weigh_images
 from cryoatom.training.search_plan import search_plan
 from cryoatom.training.stage import Stage
-from cryoatom.training.trainer import Schedule, Trainer
+from cryoatom.training.trainer import Begun, HaltedError, Schedule, Trainer
 from cryoatom.training.uncertainty import are_poses_uncertain
 from cryoatom.training.unseen import fit_unseen
 
@@ -60,12 +69,13 @@ def fit(
     training, held_out = (rows[is_alive[rows]] for rows in training_rows(config, len(is_alive)))
     plan = search_plan(config)
     orientation = None if plan is None else Orientation(trainer, plan, training)
-    history: History = [] if checkpoint is None else load_checkpoint(checkpoint, trainer)
+    history, begun = ([], None) if checkpoint is None else load_checkpoint(checkpoint, trainer)
     keep_what_is_asked_for(config, trainer.fits)
     first, full = len(history), trainer.schedule
-    if config.encoder != "none" and trainer.latents is trainer.latents.table and first < full.epochs:
+    is_finished = first >= shortened(full, history, config.patience).epochs
+    if config.encoder != "none" and trainer.latents is trainer.latents.table and not is_finished:
         raise ValueError(f"{checkpoint} is of the end of a run, without its encoder: go on from weights.{first}.pt")
-    if first >= shortened(full, history, config.patience).epochs:
+    if is_finished:
         _logger.warning("the run had finished: its last files are written again; --num-epochs is %d", config.num_epochs)
     with stage((config.num_epochs - first) * len(training), "Training") as advance:
         while True:
@@ -76,31 +86,27 @@ def fit(
                 break
             seen, started = (epoch - first) * len(training), time.monotonic()
             row = {"epoch": epoch + 1.0}
-            if orientation is not None:
-                orientation.before(epoch, lambda note, seen=seen: advance(seen, note))
-            if epoch == 0:
-                start(config, trainer, orientation, training)
-            elif epoch >= first_weighed(config):
-                weigh_images(config, trainer, training, epoch)
-            if not trainer.are_latents_held and epoch >= held_from(config, trainer.schedule):
-                known = denoise_latents(
-                    trainer,
-                    training,
-                    trainer.fits.weights.numpy(),
-                    components=config.z_components,
-                    marginal_poses=are_poses_uncertain(config),
+            follow_first(trainer)
+            if begun is None:
+                prepare_epoch(
+                    config, trainer, orientation, training, epoch, lambda note, seen=seen: advance(seen, note)
                 )
-                trainer.are_latents_held = known is not None
-            row |= run_epoch(trainer, orientation, epoch, training, lambda count, seen=seen: advance(seen + count, ""))
-            if plan is None or epoch >= plan.epochs:
-                row |= {f"held_out_{name}": value for name, value in follow_held_out(trainer, held_out, epoch).items()}
-            history.append(row | {"seconds": time.monotonic() - started})
-            folder.save_metrics(history)
-            if (epoch + 1) % config.checkpoint == 0 or epoch + 1 == trainer.schedule.epochs:
-                save_checkpoint(folder.weights(epoch + 1), trainer, history, identity)
-                folder.save_array(
-                    folder.latents(epoch + 1), trainer.latents.read(torch.arange(len(trainer.data))).numpy()
+            with deferring(), keeping(folder, trainer, history, identity):
+                row |= run_epoch(
+                    trainer, orientation, epoch, training, lambda count, seen=seen: advance(seen + count, ""), begun
                 )
+                if plan is None or epoch >= plan.epochs:
+                    held_out_row = follow_held_out(trainer, held_out, epoch)
+                    row |= {f"held_out_{name}": value for name, value in held_out_row.items()}
+                history.append(row | {"seconds": time.monotonic() - started})
+                folder.save_metrics(history)
+                if (epoch + 1) % config.checkpoint == 0 or epoch + 1 == trainer.schedule.epochs:
+                    save_checkpoint(folder.weights(epoch + 1), trainer, history, identity)
+                    folder.save_array(
+                        folder.latents(epoch + 1), trainer.latents.read(torch.arange(len(trainer.data))).numpy()
+                    )
+                    folder.forget_stop()
+            begun = None
             advance(seen + len(training), describe(history[-1]))
     trainer.latents = trainer.latents.settled(trainer.batches(np.flatnonzero(is_alive)))
     are_rows_fitted = not config.homogeneous or trainer.schedule.pose_lr > 0  # else nothing is an image's own
@@ -111,6 +117,65 @@ def fit(
     if trainer.schedule.pose_lr > 0 or (are_rows_fitted and not are_final):
         refine_latents(trainer, config.z_passes, stage)
     return Fit(orientation, history)
+
+
+@contextmanager
+def keeping(folder: RunFolder, trainer: Trainer, history: History, identity: Identity) -> Iterator[None]:
+    """Where the run is asked to stop in an epoch, write a checkpoint of that moment, in all processes alike.
+
+    Raises
+    ------
+    Stopped
+        Then.
+    """
+    begun, ranks = None, trainer.workers.ranks
+    try:
+        yield
+        ranks.wait()
+    except HaltedError as halt:
+        begun = halt.begun
+    if not ranks.is_stop_asked:
+        return
+    save_checkpoint(folder.stopped, trainer, history, identity, begun)
+    _logger.info("stopped after %d epochs%s", len(history), "" if begun is None else f" and {begun.done} images")
+    ranks.wait()  # else who has heard nothing might end before the file is written, and take the others with it
+    raise Stopped(stop_signal())
+
+
+def prepare_epoch(
+    config: TrainConfig,
+    trainer: Trainer,
+    orientation: Orientation | None,
+    training: np.ndarray,
+    epoch: int,
+    note: Callable[[str], None],
+) -> None:
+    """Do what comes before an epoch's steps: search poses, set the scale, weigh images, denoise latents."""
+    if orientation is not None:
+        orientation.before(epoch, note)
+    if epoch == 0:
+        start(config, trainer, orientation, training)
+    elif epoch >= first_weighed(config):
+        if config.variational or config.decoder == "rigid":  # steps saw images at draws, their controls are at means
+            trainer.note_fits(training)
+        weigh_images(config, trainer, training, epoch)
+    if trainer.are_latents_held or epoch < held_from(config, trainer.schedule):
+        return
+    known = denoise_latents(
+        trainer,
+        training,
+        trainer.fits.weights.numpy(),
+        components=config.z_components,
+        marginal_poses=are_poses_uncertain(config),
+    )
+    trainer.are_latents_held = known is not None
+
+
+def follow_first(trainer: Trainer) -> None:
+    """Take over the state of rank 0: the processors of other machines may round in other ways."""
+    ranks = trainer.workers.ranks
+    if ranks.size > 1:
+        restore_fit(trainer, ranks.of_first(lambda: fit_state(trainer)))
 
 
 def start(config: TrainConfig, trainer: Trainer, orientation: Orientation | None, training: np.ndarray) -> None:
@@ -132,19 +197,25 @@ def held_from(config: TrainConfig, schedule: Schedule) -> float:
 
 
 def run_epoch(
-    trainer: Trainer, orientation: Orientation | None, epoch: int, rows: np.ndarray, advance: Callable[[int], None]
+    trainer: Trainer,
+    orientation: Orientation | None,
+    epoch: int,
+    rows: np.ndarray,
+    advance: Callable[[int], None],
+    begun: Begun | None = None,
 ) -> dict[str, float]:
-    """Train the images of an epoch and return the mean of each term."""
+    """Train the images of an epoch, or what is left of one that has begun, and return the mean of each term."""
     if orientation is None:
-        return trainer.train_epoch(epoch, rows, advance)
+        return trainer.train_epoch(epoch, rows, advance, begun=begun)
     own, visits = orientation.rows(epoch), orientation.visits(epoch)
     share = len(rows) / (len(own) * visits)
     terms = {}
-    for visit in range(visits):
+    for visit in range(0 if begun is None else begun.visit, visits):
         before = visit * len(own)
         terms = trainer.train_epoch(
-            epoch, own, lambda count, before=before: advance(int(share * (before + count))), visit
+            epoch, own, lambda count, before=before: advance(int(share * (before + count))), visit=visit, begun=begun
         )
+        begun = None
     return terms
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from cryoatom.decoders.segmentation import parse_segments
+from cryoatom.distributed import local_rank
 from cryoatom.imaging.beads import bead_layout
 from cryoatom.imaging.grid import CropGrid, choose_grid
 from cryoatom.particles.table import read_particles
@@ -174,7 +175,7 @@ def _digest(*parts: np.ndarray | bytes) -> str:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called `name`; 'auto' takes a GPU if there is one.
+    """Return the device called `name`; 'auto' takes a GPU if there is one, each process of a run another one.
 
     Raises
     ------
@@ -182,7 +183,9 @@ def choose_device(name: str) -> torch.device:
         If torch does not know the device or cannot reach it.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.is_available():
+        name = f"cuda:{local_rank() % torch.cuda.device_count()}"
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:

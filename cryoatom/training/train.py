@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from cryoatom.distributed import Ranks, joined
+from cryoatom.files.replacing import writing_files
 from cryoatom.files.rows import read_rows
 from cryoatom.run_folder import RunFolder
 from cryoatom.structure.graph import write_graph
 from cryoatom.structure.template import write_template
 from cryoatom.threads import available_cores
 from cryoatom.train_config import TrainConfig
-from cryoatom.training.assemble import build_trainer
+from cryoatom.training.assemble import build_trainer, one_conformation
 from cryoatom.training.checkpoint import Identity, find_checkpoint, save_checkpoint
 from cryoatom.training.checks import check_inputs
 from cryoatom.training.denoise import are_latents_denoised, denoise_latents
@@ -64,30 +67,50 @@ def train(
         When the disk is full; the last checkpoint survives.
     """
     folder = RunFolder(config.outdir)
-    inputs = read_inputs(config)
+    with joined() as ranks, writing_files(ranks.is_first):
+        inputs = ranks.after_first(lambda: read_inputs(config))
+        identity = run_identity(config, inputs)
+        checkpoint = ranks.of_first(lambda: check_run(config, inputs, folder, identity, is_checked=is_checked))
+        with folder.writing():
+            if config.load is None and ranks.is_first:
+                folder.start_anew(overwrite=config.overwrite)
+            folder.save_text(folder.config, config.to_yaml(command or []))
+            run = Run(config, inputs, folder, identity, checkpoint)
+            try:
+                fit_and_write(run, ranks, stage)
+            except NotFiniteError as error:
+                raise error.naming(inputs.particles.image_names) from error
+    _logger.info("finished")
+    return folder
+
+
+def check_run(
+    config: TrainConfig, inputs: Inputs, folder: RunFolder, identity: Identity, *, is_checked: bool
+) -> Path | None:
+    """Find out what would keep a run from its end, before time is spent; return the checkpoint to go on from."""
     folder.check_vacant(overwrite=config.overwrite or config.load is not None)
-    identity = run_identity(config, inputs)
     checkpoint = find_checkpoint(config.load, folder, identity)
     if checkpoint is None:
         if not is_checked:
             check_inputs(config, inputs)
         check_space(config, inputs)
-    with folder.writing():
-        if config.load is None:
-            folder.start_anew(overwrite=config.overwrite)
-        folder.save_text(folder.config, config.to_yaml(command or []))
-        try:
-            fit_and_write(config, inputs, folder, identity, checkpoint, stage)
-        except NotFiniteError as error:
-            raise error.naming(inputs.particles.image_names) from error
-    _logger.info("finished")
-    return folder
+    return checkpoint
 
 
-def fit_and_write(
-    config: TrainConfig, inputs: Inputs, folder: RunFolder, identity: Identity, checkpoint: Path | None, stage: Stage
-) -> None:
-    """Fit what was read and checked, and write the outputs."""
+@dataclass(frozen=True)
+class Run:
+    """What was read and checked: settings, their inputs, where to write, what checkpoints belong to, where to go on."""
+
+    config: TrainConfig
+    inputs: Inputs
+    folder: RunFolder
+    identity: Identity
+    checkpoint: Path | None
+
+
+def fit_and_write(run: Run, ranks: Ranks, stage: Stage) -> None:
+    """Fit what was read and checked, and write the outputs; ranks share the work, and the first one writes."""
+    config, inputs, folder = one_conformation(run.config), run.inputs, run.folder
     write_template(folder.template, inputs.template)
     write_graph(folder.graph, inputs.graph)
     rows = np.arange(len(inputs.particles)) if config.ind is None else read_rows(config.ind)
@@ -104,20 +127,22 @@ def fit_and_write(
     _logger.info("%d images, %d residues, %d threads", len(inputs.particles), len(inputs.template), cores)
     if config.poses == "esl":
         check_hand(inputs.template)
-    if checkpoint is not None:
-        _logger.info("going on from %s", checkpoint)
-    with Workers(cores) as workers:
+    if run.checkpoint is not None:
+        _logger.info("going on from %s", run.checkpoint)
+    with Workers(cores, ranks) as workers:
         data = prepare_images(config, inputs, folder, workers, stage)
         trainer = build_trainer(config, inputs, data, workers)
-        fitted = fit(config, trainer, folder, identity, checkpoint, stage)
+        fitted = fit(config, trainer, folder, run.identity, run.checkpoint, stage)
         fits = fitting_probability(config, trainer)
         known = denoise(config, trainer, fits, stage)
-        save_checkpoint(folder.weights(), trainer, fitted.history, identity)
+        save_checkpoint(folder.weights(), trainer, fitted.history, run.identity)
         if fitted.orientation is not None:
             with stage(len(data), "Searching poses a last time") as advance:
                 report_poses(fitted.orientation, trainer.poses, folder, config.num_epochs)
                 advance(len(data), "")
         uncertainty = _uncertainty(config, folder, trainer, fits, known, stage)
+        if not ranks.is_first:
+            return
         report_images(config, folder, inputs.particles, trainer, fits, uncertainty)
         with stage(len(data), "Writing conformations") as advance:
             write_outputs(config, folder, inputs.particles, inputs.template, trainer, lambda done: advance(done, ""))

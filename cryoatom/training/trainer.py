@@ -99,6 +99,33 @@ class Plan:
     chunk: int
 
 
+@dataclass(frozen=True)
+class Begun:
+    """How far an epoch is, at the end of a step.
+
+    Parameters
+    ----------
+    visit
+        Of the epoch's visits of its rows, from 0.
+    done
+        Rows of this visit that have been seen.
+    sums
+        Of their terms, nats.
+    """
+
+    visit: int
+    done: int
+    sums: dict[str, float]
+
+
+class HaltedError(Exception):
+    """An epoch stopped after a step, as it was asked to; `begun` says where."""
+
+    def __init__(self, begun: Begun):
+        super().__init__(f"stopped after {begun.done} images")
+        self.begun = begun
+
+
 class Trainer:
     """Model, latents, optimisers and data of a fit.
 
@@ -133,7 +160,7 @@ class Trainer:
         self.schedule, self.batch_size, self.seed = plan.schedule, plan.batch_size, plan.seed
         self.device, self.workers = device, workers
         self.are_latents_held = False
-        self.chunk = plan.chunk if device.type == "cpu" else plan.batch_size
+        self.chunk = plan.chunk if device.type == "cpu" else -(-plan.batch_size // workers.ranks.size)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         groups = [
             {"params": list(model.decoder.parameters()), "rate": self.schedule.lr, "weight_decay": plan.weight_decay},
@@ -142,15 +169,26 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, lr=self.schedule.lr)
 
     def train_epoch(
-        self, epoch: int, rows: np.ndarray, advance: Callable[[int], None] = lambda count: None, visit: int = 0
+        self,
+        epoch: int,
+        rows: np.ndarray,
+        advance: Callable[[int], None] = lambda count: None,
+        *,
+        visit: int = 0,
+        begun: Begun | None = None,
     ) -> dict[str, float]:
         """Visit all `rows` once in an order given by (seed, epoch, visit); return the mean of each term, nats.
 
-        `advance` is called with the number of rows visited so far.
+        `advance` is called with the number of rows visited so far. `begun` tells where a halted epoch goes on.
+
+        Raises
+        ------
+        HaltedError
+            After a step in which the process, or another of the run, has been asked to stop.
         """
         order = np.random.default_rng([self.seed, epoch, visit]).permutation(rows)
-        sums: dict[str, float] = {}
-        for start in range(0, len(order), self.batch_size):
+        sums = {} if begun is None else dict(begun.sums)
+        for start in range(0 if begun is None else begun.done, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
             factor = self.schedule.factor(epoch + start / len(order))
             self.latents.prepare(torch.from_numpy(batch), is_training=True)
@@ -165,6 +203,8 @@ class Trainer:
             self._step_rows(batch, gradients, z_lr, factor * self.schedule.pose_lr)
             _add_up(sums, terms)
             advance(start + len(batch))
+            if self.workers.ranks.is_stop_asked:
+                raise HaltedError(Begun(visit, start + len(batch), sums))
         self.model.decoder.draw(None)
         return {name: total / len(order) for name, total in sums.items()}
 

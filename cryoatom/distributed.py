@@ -1,0 +1,146 @@
+"""Processes that make one run together, as torchrun starts them: each has a rank, rank 0 alone writes.
+
+All ranks hold the same state (weights, latents, poses, optimisers) and take the same decisions in the same order. What
+costs time, a function of many pieces, is divided among them (:mod:`cryoatom.workers`) and its values are gathered, so
+that every rank goes on with the same numbers, in the order that one process alone would have them in.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, distributed
+
+from cryoatom.interruption import PeerLostError, is_stop_asked
+
+Value = TypeVar("Value")
+_PATIENCE = timedelta(days=2)  # rank 0 may read, check and write for long while the others wait
+
+
+class Ranks:
+    """The processes of a run; one alone is a group of its own.
+
+    Parameters
+    ----------
+    rank, size
+        This one's number, and how many there are.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1):
+        self.rank, self.size = rank, size
+        self._is_stop_asked = False
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that writes and speaks."""
+        return self.rank == 0
+
+    @property
+    def is_stop_asked(self) -> bool:
+        """Whether any rank had been asked to stop when values were last gathered; all of them say the same."""
+        return is_stop_asked() if self.size == 1 else self._is_stop_asked
+
+    def gathered(self, value: Value) -> list[Value]:
+        """Return the values of all ranks, in their order; tensors come back on this rank's own device.
+
+        Raises
+        ------
+        PeerLostError
+            If one of them has ended.
+        """
+        if self.size == 1:
+            return [value]
+        packed = _packed((value, is_stop_asked()))
+        try:
+            sizes = [torch.zeros(1, dtype=torch.long) for _ in range(self.size)]
+            distributed.all_gather(sizes, torch.tensor([len(packed)]))
+            longest = int(max(sizes))
+            padded = torch.zeros(longest, dtype=torch.uint8)
+            padded[: len(packed)] = packed
+            parts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
+            distributed.all_gather(parts, padded)
+        except RuntimeError as error:
+            raise PeerLostError("another process of this run has ended") from error
+        found = [_unpacked(part[: int(size)]) for part, size in zip(parts, sizes, strict=True)]
+        self._is_stop_asked = any(is_asked for _, is_asked in found)
+        return [each for each, _ in found]
+
+    def of_first(self, find: Callable[[], Value]) -> Value:
+        """Let rank 0 alone find a value, and return it to all."""
+        return self.gathered(find() if self.is_first else None)[0]  # type: ignore[return-value]
+
+    def after_first(self, find: Callable[[], Value]) -> Value:
+        """Let rank 0 find a value first, so that it alone reports what is wrong; then all others find theirs."""
+        found = find() if self.is_first else None
+        self.wait()
+        return found if self.is_first else find()  # type: ignore[return-value]
+
+    def wait(self) -> None:
+        """Wait until all ranks are here."""
+        self.gathered(None)
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]:
+    """Join the other processes that torchrun has started; without torchrun, be alone.
+
+    Messages go through main memory (gloo): those of a step are small.
+    """
+    size = int(environment.get("WORLD_SIZE", "1"))
+    if size == 1 or "RANK" not in environment:
+        yield Ranks()
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank(environment) % torch.cuda.device_count())
+    distributed.init_process_group("gloo", timeout=_PATIENCE)
+    try:
+        ranks = Ranks(int(environment["RANK"]), size)
+        yield ranks
+        ranks.wait()  # gloo's threads of a process that leaves first may bring it down
+    finally:
+        distributed.destroy_process_group()
+
+
+def local_rank(environment: Mapping[str, str] = os.environ) -> int:
+    """Return the number of this process among those of its machine."""
+    return int(environment.get("LOCAL_RANK", "0"))
+
+
+def is_first_rank(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether this process is rank 0, or alone."""
+    return environment.get("RANK", "0") == "0"
+
+
+class _Packer(pickle.Pickler):
+    """Packs tensors as arrays: a step has dozens of small ones, and torch's own pickles take ten times as long."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, Tensor):
+            return _tensor, (obj.detach().cpu().numpy(), obj.is_cuda)
+        return NotImplemented
+
+
+def _tensor(array: np.ndarray, is_cuda: bool) -> Tensor:
+    found = torch.from_numpy(np.array(array))
+    return found.cuda() if is_cuda else found
+
+
+def _packed(value: object) -> Tensor:
+    content = io.BytesIO()
+    _Packer(content, pickle.HIGHEST_PROTOCOL).dump(value)
+    return torch.frombuffer(content.getbuffer(), dtype=torch.uint8)
+
+
+def _unpacked(content: Tensor) -> Any:
+    return pickle.loads(content.numpy().tobytes())
