@@ -1,4 +1,4 @@
-"""Processes that make one run together, as torchrun starts them: each has a rank, rank 0 alone writes.
+"""Processes that make one run together, as torchrun and srun start them: each has a rank, rank 0 alone writes.
 
 All ranks hold the same state (weights, latents, poses, optimisers) and take the same decisions in the same order. What
 costs time, a function of many pieces, is divided among them (:mod:`cryoatom.workers`) and its values are gathered, so
@@ -12,6 +12,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from torch import Tensor, distributed
 from cryoatom.interruption import PeerLostError, is_stop_asked
 
 Value = TypeVar("Value")
+_FIRST_PORT, _PORTS = 20_000, 20_000  # below those that systems give to clients
 _PATIENCE = timedelta(days=2)  # rank 0 may read, check and write for long while the others wait
 
 
@@ -91,35 +93,62 @@ class Ranks:
 ALONE = Ranks()
 
 
+@dataclass(frozen=True)
+class Launch:
+    """What started this process tells it.
+
+    Parameters
+    ----------
+    rank, size
+        Of the run.
+    local_rank
+        Among the processes of this machine.
+    meeting
+        Where they meet, as a URL of torch.distributed.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    meeting: str = "env://"
+
+
+def find_launch(environment: Mapping[str, str] = os.environ) -> Launch:
+    """Return what torchrun has said, or srun of a step of several tasks; else this process is alone.
+
+    A job with several tasks whose script starts one process, without srun, has one rank.
+    """
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        return Launch(int(environment["RANK"]), int(environment["WORLD_SIZE"]), int(environment.get("LOCAL_RANK", "0")))
+    size = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
+    if size == 1:
+        return Launch()
+    port = _FIRST_PORT + int(environment["SLURM_JOB_ID"]) % _PORTS
+    meeting = f"tcp://{environment['SLURM_LAUNCH_NODE_IPADDR']}:{port}"
+    return Launch(int(environment["SLURM_PROCID"]), size, int(environment["SLURM_LOCALID"]), meeting)
+
+
 @contextmanager
-def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]:
-    """Join the other processes that torchrun has started; without torchrun, be alone.
+def joined(launch: Launch | None = None) -> Iterator[Ranks]:
+    """Join the other processes of the run, where there are any.
 
     Messages go through main memory (gloo): those of a step are small.
     """
-    size = int(environment.get("WORLD_SIZE", "1"))
-    if size == 1 or "RANK" not in environment:
+    launch = launch or find_launch()
+    if launch.size == 1:
         yield Ranks()
         return
     if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank(environment) % torch.cuda.device_count())
-    distributed.init_process_group("gloo", timeout=_PATIENCE)
+        torch.cuda.set_device(launch.local_rank % torch.cuda.device_count())
+    distributed.init_process_group(
+        "gloo", init_method=launch.meeting, rank=launch.rank, world_size=launch.size, timeout=_PATIENCE
+    )
     try:
-        ranks = Ranks(int(environment["RANK"]), size)
+        ranks = Ranks(launch.rank, launch.size)
         yield ranks
         ranks.wait()  # gloo's threads of a process that leaves first may bring it down
     finally:
         distributed.destroy_process_group()
-
-
-def local_rank(environment: Mapping[str, str] = os.environ) -> int:
-    """Return the number of this process among those of its machine."""
-    return int(environment.get("LOCAL_RANK", "0"))
-
-
-def is_first_rank(environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether this process is rank 0, or alone."""
-    return environment.get("RANK", "0") == "0"
 
 
 class _Packer(pickle.Pickler):

@@ -50,7 +50,8 @@ def _affinity() -> int:
 
 
 def _slurm_limit(environment: Mapping[str, str]) -> Iterator[float]:
-    granted = environment.get("SLURM_CPUS_PER_TASK", "")
+    is_one_of_many = environment.get("SLURM_STEP_NUM_TASKS", "1") != "1"  # which have a core each unless told otherwise
+    granted = environment.get("SLURM_CPUS_PER_TASK", "1" if is_one_of_many else "")
     if granted.isdigit():
         yield float(granted)
 

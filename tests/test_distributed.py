@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fits import settings
 
-from cryoatom.distributed import ALONE, Ranks, is_first_rank, joined, local_rank
+from cryoatom.distributed import Launch, Ranks, find_launch, joined
 from cryoatom.files.npy import npy_writer
 from cryoatom.files.replacing import are_files_written, replacing, writing_files
 from cryoatom.files.sealed import SEAL, sealing
@@ -193,11 +193,20 @@ def test_files_of_processes_that_do_not_write_are_dropped(tmp_path):
 # --- what torchrun says ---------------------------------------------------------------------------------------------
 
 
-def test_without_torchrun_a_process_is_alone():
-    assert is_first_rank({}) and local_rank({}) == 0 and ALONE.is_first and ALONE.size == 1
-    with joined({"SLURM_NTASKS": "4"}) as ranks:
-        assert (ranks.rank, ranks.size) == (0, 1)
-    assert not is_first_rank({"RANK": "2", "WORLD_SIZE": "4"}) and local_rank({"LOCAL_RANK": "3"}) == 3
+def test_a_process_hears_from_torchrun_or_srun_what_it_is():
+    assert find_launch({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}) == Launch()  # the script of a job, without srun
+    assert find_launch({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}) == Launch()
+    torchrun = {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
+    assert find_launch(torchrun) == Launch(2, 4, 1, "env://")
+    srun = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "100007"}
+    srun |= {"SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1"}
+    assert find_launch(srun) == Launch(3, 4, 1, "tcp://10.0.0.1:20007")
+    assert find_launch(srun | torchrun).rank == 2  # torchrun in a task of SLURM
+
+
+def test_a_process_alone_is_a_group_of_its_own():
+    with joined(Launch()) as ranks:
+        assert (ranks.rank, ranks.size, ranks.is_first) == (0, 1, True)
     lone = Ranks()
     assert lone.gathered("a") == ["a"] and lone.of_first(lambda: 1) == 1 and lone.after_first(lambda: 2) == 2
 
@@ -207,3 +216,5 @@ def test_ranks_of_a_machine_share_its_cores():
     assert available_cores(environment={"LOCAL_WORLD_SIZE": "2"}) == max(1, whole // 2)
     assert available_cores(environment={"LOCAL_WORLD_SIZE": "1000"}) == 1
     assert available_cores(3, environment={"LOCAL_WORLD_SIZE": "2"}) == 3
+    assert available_cores(environment={"SLURM_STEP_NUM_TASKS": "2"}) == 1
+    assert available_cores(environment={"SLURM_STEP_NUM_TASKS": "1"}) == whole

@@ -9,6 +9,8 @@ import click
 from cryoatom.cli.analyze import analyze_finished
 from cryoatom.cli.log import add_run_log, quieten_console
 from cryoatom.cli.options import SectionedCommand, settings_options
+from cryoatom.cli.signals import exit_code
+from cryoatom.interruption import Stopped
 from cryoatom.train_config import TrainConfig
 
 
@@ -33,10 +35,11 @@ def train(config: TrainConfig, dry_run: bool) -> None:
     """
     from rich.console import Console
 
-    from cryoatom.distributed import is_first_rank
+    from cryoatom.distributed import find_launch
 
+    is_first = find_launch().rank == 0
     if dry_run:
-        if is_first_rank():
+        if is_first:
             _rehearse(config)
         return
     from cryoatom.cli.progress import progress
@@ -44,9 +47,12 @@ def train(config: TrainConfig, dry_run: bool) -> None:
     from cryoatom.training.stage import silent
     from cryoatom.training.train import train as fit
 
-    if not is_first_rank():  # of torchrun's processes one speaks
+    if not is_first:  # of several processes one speaks
         quieten_console()
-        fit(config, command=sys.argv, stage=silent)
+        try:
+            fit(config, command=sys.argv, stage=silent)
+        except Stopped as stop:
+            sys.exit(exit_code(stop, is_resumable=True))
         return
     add_run_log(RunFolder(config.outdir).log)
     folder = fit(config, command=sys.argv, stage=progress)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from cryoatom.decoders.segmentation import parse_segments
-from cryoatom.distributed import local_rank
+from cryoatom.distributed import find_launch
 from cryoatom.imaging.beads import bead_layout
 from cryoatom.imaging.grid import CropGrid, choose_grid
 from cryoatom.particles.table import read_particles
@@ -185,7 +185,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and torch.cuda.is_available():
-        name = f"cuda:{local_rank() % torch.cuda.device_count()}"
+        name = f"cuda:{find_launch().local_rank % torch.cuda.device_count()}"
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
