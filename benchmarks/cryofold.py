@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--parts", nargs="+", default=["homogeneous", "heterogeneous"])
     parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--distributions", nargs="+", default=list(distributions()), choices=distributions())
     parser.add_argument("--turn", type=float, default=1.0, help="radians, from the first to the last structure")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -104,8 +105,8 @@ def compare_distributions(arguments: argparse.Namespace) -> None:
         write_template(end, moved_onto(template, first.positions, truth[0]))
     print("| distribution | seed | mean RMSE (Å) | largest | largest where there are images | rank correlation of z |")
     print("|---" * 6 + "|")
-    errors: dict[str, list[np.ndarray]] = {name: [] for name in counts}
-    for name, count in counts.items():
+    errors: dict[str, list[np.ndarray]] = {name: [] for name in arguments.distributions}
+    for name, count in ((name, counts[name]) for name in arguments.distributions):
         rows = np.concatenate([np.flatnonzero(labels == step)[:number] for step, number in enumerate(count)])
         chosen = arguments.out / f"{data.name}-{name.replace(' ', '-')}.txt"
         np.savetxt(chosen, rows, fmt="%d")

@@ -182,10 +182,16 @@ def _uncertainty(config: TrainConfig, trainer: Trainer, rows: np.ndarray) -> flo
     if not is_uncertainty_measured(config):
         return 0.0
     prior, fits = latent_prior(trainer.latents.values, torch.ones(len(rows))), torch.ones(len(rows))
+    known = prior.covariance.expand(len(rows), -1, -1) if are_latents_denoised(config) else None  # then they are there
 
     def measure(some: np.ndarray) -> object:
         posterior = functools.partial(
-            image_posterior, trainer, prior=prior, fits=fits, marginal_poses=are_poses_uncertain(config)
+            image_posterior,
+            trainer,
+            prior=prior,
+            fits=fits,
+            marginal_poses=are_poses_uncertain(config),
+            covariances=known,
         )
         return trainer.workers.map(posterior, np.array_split(some, -(-len(some) // trainer.chunk)))
 
