@@ -181,10 +181,12 @@ def draw(path: Path, errors: dict[str, list[np.ndarray]], counts: dict[str, np.n
     """Draw the errors along the motion over the number of images there, one panel for each distribution."""
     place = np.linspace(0, turn, STEPS)
     with rc_context(STYLE):
-        drawn = Figure(figsize=(9, 6), layout="constrained")
-        panels = drawn.subplots(2, 2, sharex=True, sharey=True).ravel()
+        columns = min(2, len(errors))
+        rows = -(-len(errors) // columns)
+        drawn = Figure(figsize=(4.5 * columns, 3.0 * rows), layout="constrained")
+        panels = drawn.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         highest = max(2.0, *(float(e.max()) for each in errors.values() for e in each))
-        for axes, (name, found) in zip(panels, errors.items(), strict=True):
+        for axes, (name, found) in zip(panels, errors.items(), strict=False):
             behind = axes.twinx()
             behind.bar(place, counts[name], width=turn / STEPS, color=GREY, alpha=0.4)
             behind.set_ylim(0, 2.5 * max(int(count.max()) for count in counts.values()))
@@ -195,9 +197,9 @@ def draw(path: Path, errors: dict[str, list[np.ndarray]], counts: dict[str, np.n
                 axes.plot(place, error, color=BLUE, linewidth=1.5)
             axes.axhline(1.0, color=VERMILION, linewidth=0.8, linestyle="--")
             axes.set(title=name, ylim=(0, 1.05 * highest))
-        for axes in panels[2:]:
+        for axes in panels[-columns:]:
             axes.set_xlabel("turn of the dihedral (radians)")
-        for axes in panels[::2]:
+        for axes in panels[::columns]:
             axes.set_ylabel("C-alpha RMSE (Å)")
         save_png(drawn, path)
 
