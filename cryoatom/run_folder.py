@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoatom.files.lock import locked
-from cryoatom.files.npy import npy_writer
+from cryoatom.files.npy import save_npy
 from cryoatom.files.replacing import are_files_written, remove_leftovers, replacing
 
 
@@ -243,8 +243,7 @@ class RunFolder:
 
     def save_array(self, path: Path, array: np.ndarray) -> None:
         """Write an array as .npy."""
-        with npy_writer(path, array.shape, array.dtype) as write:
-            write(array)
+        save_npy(path, array)
 
     def save_text(self, path: Path, text: str) -> None:
         """Write a text file."""

@@ -6,13 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fits import settings
 
 from cryoatom.distributed import Launch, Ranks, find_launch, joined
+from cryoatom.files.growing import growing
 from cryoatom.files.npy import npy_writer
 from cryoatom.files.replacing import are_files_written, replacing, writing_files
-from cryoatom.files.sealed import SEAL, sealing
+from cryoatom.files.sealed import SEAL, preparing, sealing
 from cryoatom.run_folder import RunFolder
 from cryoatom.threads import available_cores
 from cryoatom.training.train import train
@@ -176,8 +178,11 @@ def test_files_of_processes_that_do_not_write_are_dropped(tmp_path):
             temporary.write_text("a")
         with npy_writer(tmp_path / "a.npy", (3, 2)) as write:
             write([])
-        with sealing(tmp_path / "set", {}) as inside:
-            (inside / "a").write_text("a")
+        with preparing(tmp_path / "set") as begun, sealing(begun, tmp_path / "set", {}):
+            (begun / "a").write_text("a")
+        with growing(tmp_path, {"g.npy": ((3, 2), np.float32)}, 0) as arrays:
+            arrays.write((np.zeros((3, 2)),))
+            arrays.note()
         with RunFolder(tmp_path / "run").writing():
             pass
         RunFolder(tmp_path).stopped.write_text("kept")
@@ -185,7 +190,7 @@ def test_files_of_processes_that_do_not_write_are_dropped(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["weights.stopped.pt"] and are_files_written()
     with writing_files(True), replacing(tmp_path / "b.txt") as temporary:
         temporary.write_text("b")
-    with sealing(tmp_path / "set", {}):
+    with preparing(tmp_path / "set") as begun, sealing(begun, tmp_path / "set", {}):
         pass
     assert (tmp_path / "b.txt").read_text() == "b" and (tmp_path / "set" / SEAL).exists()
 

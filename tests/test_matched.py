@@ -3,11 +3,10 @@
 import errno
 import json
 import os
-import platform
 import resource
-import shutil
 import signal
-import subprocess
+import threading
+import time
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -488,7 +487,7 @@ def test_a_set_whose_noise_cannot_be_measured_leaves_nothing(tmp_path):
 
     with pytest.raises(ValueError, match="no image"):
         build(tmp_path / "set", make_scene(64, 2.0, 2.0), measure_noise=fail)
-    assert not (tmp_path / "set").exists()
+    assert list((tmp_path / "set").iterdir()) == []
 
 
 @pytest.mark.parametrize("changed", ["key", "shifts", "optics", "grid"])
@@ -516,9 +515,7 @@ def test_sets_of_several_inputs_live_side_by_side(tmp_path):
         assert build(tmp_path, scene, key={"sign": sign}, read_normalized=refuse).identity == first.identity
 
 
-@pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left on device"), ValueError("NaN"), KeyboardInterrupt()]
-)
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), ValueError("NaN")])
 def test_a_failure_leaves_nothing_and_the_next_call_starts_afresh(tmp_path, error):
     scene, folder = make_scene(64, 2.0, 2.0), tmp_path / "cache"
     build(folder, scene, key={"other": 1})
@@ -562,48 +559,53 @@ def test_what_a_killed_run_left_is_not_taken_for_a_set(tmp_path):
     assert [path for path in tmp_path.iterdir()] == [marker.parent]
 
 
-def test_a_set_that_another_run_finished_first_is_kept(tmp_path):
-    """Two runs compute the same set; the later one finds it there, perhaps open, and leaves it alone."""
-    scene, times = make_scene(64, 2.0, 2.0), []
+def test_a_set_that_another_run_prepares_is_waited_for(tmp_path, monkeypatch):
+    scene, found = make_scene(64, 2.0, 2.0), []
+    monkeypatch.setattr("cryoatom.files.lock._PAUSE", 0.01)
+    second = threading.Thread(target=lambda: found.append(build(tmp_path, scene, read_normalized=refuse)))
 
-    def read_while_another_builds(rows: np.ndarray) -> Tensor:
-        if rows[0] == 0:
-            first = np.load(build_elsewhere() / "crops.npy", mmap_mode="r")
-            times.append((first, marker().stat().st_ino, np.array(first)))
+    def read_while_another_waits(rows: np.ndarray) -> Tensor:
+        if not second.is_alive():
+            second.start()
+            time.sleep(0.05)
         return scene.images[rows]
 
-    def marker() -> Path:
-        return next(tmp_path.glob("[!.]*/sealed.json"))
-
-    def build_elsewhere() -> Path:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("os.getpid", os.getppid)  # a process that runs
-            build(tmp_path, scene)
-        return marker().parent
-
-    stored = build(tmp_path, scene, read_normalized=read_while_another_builds)
-    ((first, inode, before),) = times
-    assert marker().stat().st_ino == inode
-    np.testing.assert_array_equal(first, before)
-    np.testing.assert_array_equal(stored.crops, before)
-    assert list(tmp_path.iterdir()) == [marker().parent]
+    stored = build(tmp_path, scene, read_normalized=read_while_another_waits)
+    second.join(timeout=30)
+    np.testing.assert_array_equal(found[0].crops, stored.crops)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_leftovers_of_dead_runs_are_removed_and_those_of_others_are_not(tmp_path):
-    scene = make_scene(64, 2.0, 2.0)
-    build(tmp_path, scene)
-    (name,) = (path.name for path in tmp_path.iterdir())
-    shutil.rmtree(tmp_path / name)
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    node = platform.node()
-    left = {pid: tmp_path / f".{name}.{node}.{pid}" for pid in (dead.pid, os.getppid(), os.getpid())}
-    elsewhere, other = tmp_path / f".{name}.not{node}.{dead.pid}", tmp_path / f".other.{node}.{dead.pid}"
-    for folder in (*left.values(), elsewhere, other):
-        folder.mkdir()
-        (folder / "crops.npy").touch()
-    build(tmp_path, scene)  # what carries this process's number is of an earlier one: containers reuse numbers
-    assert {p.name for p in tmp_path.iterdir()} == {name, left[os.getppid()].name, elsewhere.name, other.name}
+@pytest.mark.parametrize("whole_pieces", [0, 1, 2])
+def test_a_set_that_was_begun_is_gone_on_with(tmp_path, monkeypatch, whole_pieces):
+    """What is noted to be on the disk is not read again; what a kill has left behind it is written over."""
+    monkeypatch.setattr("cryoatom.imaging.matched._AT_ONCE", 4)
+    monkeypatch.setattr("cryoatom.files.growing._NOTED", 4)
+    scene, read = make_scene(64, 2.0, 2.0), []
+    whole = build(tmp_path / "whole", scene)
+
+    def read_some(rows: np.ndarray) -> Tensor:
+        if len(read) == whole_pieces:
+            raise KeyboardInterrupt
+        read.append(int(rows[0]))
+        return scene.images[rows]
+
+    def read_on(rows: np.ndarray) -> Tensor:
+        read.append(int(rows[0]))
+        return scene.images[rows]
+
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "set", scene, read_normalized=read_some)
+    (begun,) = (tmp_path / "set").glob(".*.begun")
+    for name in ("crops.npy", "image_power.npy"):
+        with (begun / name).open("ab") as file:
+            file.write(b"abc")
+    again = build(tmp_path / "set", scene, read_normalized=read_on)
+    assert read == [0, 4, 8]
+    for name in ("crops", "kernels", "image_power", "power_excess", "is_dead", "noise_power", "noise_group"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
+    ours, others = ({path.name for path in folder.rglob("*")} for folder in (tmp_path / "set", tmp_path / "whole"))
+    assert ours == others and not any(name.startswith(".") for name in ours)
 
 
 def damage_missing(folder: Path, name: str) -> None:

@@ -7,10 +7,9 @@ import sys
 import click
 
 from cryoatom.cli.analyze import analyze_finished
-from cryoatom.cli.log import add_run_log, quieten_console
+from cryoatom.cli.follower import follow, is_follower
+from cryoatom.cli.log import add_run_log
 from cryoatom.cli.options import SectionedCommand, settings_options
-from cryoatom.cli.signals import exit_code
-from cryoatom.interruption import Stopped
 from cryoatom.train_config import TrainConfig
 
 
@@ -35,25 +34,17 @@ def train(config: TrainConfig, dry_run: bool) -> None:
     """
     from rich.console import Console
 
-    from cryoatom.distributed import find_launch
-
-    is_first = find_launch().rank == 0
+    if is_follower():
+        if not dry_run:
+            follow(config)
+        return
     if dry_run:
-        if is_first:
-            _rehearse(config)
+        _rehearse(config)
         return
     from cryoatom.cli.progress import progress
     from cryoatom.run_folder import RunFolder
-    from cryoatom.training.stage import silent
     from cryoatom.training.train import train as fit
 
-    if not is_first:  # of several processes one speaks
-        quieten_console()
-        try:
-            fit(config, command=sys.argv, stage=silent)
-        except Stopped as stop:
-            sys.exit(exit_code(stop, is_resumable=True))
-        return
     add_run_log(RunFolder(config.outdir).log)
     folder = fit(config, command=sys.argv, stage=progress)
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)

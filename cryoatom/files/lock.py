@@ -6,19 +6,21 @@ import errno
 import logging
 import os
 import platform
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, SoftFileLock, Timeout
 
 _logger = logging.getLogger(__name__)
+_PAUSE = 1.0  # seconds between two looks at a lock
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # the file system has none, or its lock service is down
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[bool]:
     """Hold the lock file `path`; it is gone afterwards.
 
     The kernel releases the lock when the process dies, so a file that a killed process left is no obstacle. Where the
@@ -29,6 +31,11 @@ def locked(path: Path) -> Iterator[None]:
     ----------
     path : Path
         In the folder that is written; holds the process and the host.
+
+    Yields
+    ------
+    bool
+        Whether others are kept out; not where the file system has no locks at all.
 
     Raises
     ------
@@ -48,17 +55,34 @@ def locked(path: Path) -> Iterator[None]:
         if error.errno not in _NO_LOCKS:
             raise OSError(error.errno, error.strerror, str(path)) from error
         _logger.warning("%s cannot be locked (%s): see that no other run writes there", path.parent, error.strerror)
-        yield
+        yield False
         return
     try:
         if not isinstance(lock, SoftFileLock):  # that one has written the same
             with suppress(OSError):  # a full disk: the lock holds, it only cannot say whose it is
                 path.write_text(f"{os.getpid()}\n{platform.node()}\n", encoding="utf-8")
-        yield
+        yield True
     finally:
         if not isinstance(lock, SoftFileLock):
             path.unlink(missing_ok=True)  # while it is held: who opened it meanwhile finds that it has no name
         lock.release()
+
+
+@contextmanager
+def waiting_for(path: Path, what: str) -> Iterator[bool]:
+    """Hold the lock file `path` as :func:`locked` does; wait for another process that has it, and say what it does."""
+    with ExitStack() as held:
+        is_told = False
+        while True:
+            try:
+                is_exclusive = held.enter_context(locked(path))
+                break
+            except ValueError:
+                if not is_told:
+                    _logger.warning("another run %s (%s): waiting for it", what, path)
+                is_told = True
+                time.sleep(_PAUSE)
+        yield is_exclusive
 
 
 def _held_text(path: Path, *, is_soft: bool) -> str:

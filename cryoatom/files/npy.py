@@ -95,3 +95,9 @@ def npy_writer(
         yield write
         if written != shape[0]:
             raise ValueError(f"{path}: expected {shape[0]} rows, were given {written}")
+
+
+def save_npy(path: Path, array: np.ndarray) -> None:
+    """Write a whole array; errors as :func:`npy_writer`."""
+    with npy_writer(path, array.shape, array.dtype) as write:
+        write(array)

@@ -1,4 +1,4 @@
-"""Folders of arrays that appear whole or not at all, and whose damage is noticed when they are opened again."""
+"""Folders of arrays that appear whole or not at all, go on after a kill, and whose damage is noticed later."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cryoatom.files.lock import waiting_for
 from cryoatom.files.replacing import are_files_written
 
 SEAL = "sealed.json"
@@ -20,10 +21,39 @@ _BLOCKS = 64  # of a file, evenly spaced, its first and its last among them: sma
 
 
 @contextmanager
-def sealing(folder: Path, content: dict[str, object]) -> Iterator[Path]:
-    """Yield an empty folder that becomes `folder` when all is written, with `content`, sizes and checksums in its seal.
+def preparing(folder: Path) -> Iterator[Path]:
+    """Keep other processes from preparing `folder`, and wait for one that does; yield where to, for :func:`sealing`.
 
-    Another run that was first with the same folder wins; what dead runs of this machine left is removed.
+    There, what a process that was killed or stopped has begun of the same is still to be found; errors leave nothing.
+    Where the file system has no locks, each process has a place of its own, and leaves nothing either.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written.
+    """
+    if not are_files_written():
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with waiting_for(folder.with_name(f".{folder.name}.lock"), f"prepares {folder}") as is_exclusive:
+        begun = folder.with_name(f".{folder.name}.{'begun' if is_exclusive else f'{platform.node()}.{os.getpid()}'}")
+        try:
+            yield begun
+        except Exception:
+            shutil.rmtree(begun, ignore_errors=True)
+            raise
+        finally:
+            if not is_exclusive:
+                shutil.rmtree(begun, ignore_errors=True)
+
+
+@contextmanager
+def sealing(begun: Path, folder: Path, content: dict[str, object]) -> Iterator[None]:
+    """Make `begun`, if it is not there, and of it `folder` when all is written: with `content`, sizes and checksums.
+
+    Another run that was first with the same folder wins.
 
     Raises
     ------
@@ -31,28 +61,20 @@ def sealing(folder: Path, content: dict[str, object]) -> Iterator[Path]:
         The disk is full or the folder cannot be written; nothing is left under the final name.
     """
     if not are_files_written():
-        with tempfile.TemporaryDirectory() as name:
-            yield Path(name)
+        yield
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(f".{folder.name}.{platform.node()}.*"):
-        process = int(left.name.rsplit(".", 1)[1])
-        if process == os.getpid() or not _is_running(process):  # containers give every run the same number
-            shutil.rmtree(left, ignore_errors=True)
-    temporary = folder.with_name(f".{folder.name}.{platform.node()}.{os.getpid()}")
-    temporary.mkdir()
+    begun.mkdir(exist_ok=True)
+    yield
+    files = {path.name: _fingerprint(path) for path in sorted(begun.iterdir())}
+    (begun / SEAL).write_text(json.dumps({**content, "files": files}), encoding="utf-8")
     try:
-        yield temporary
-        files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
-        (temporary / SEAL).write_text(json.dumps({**content, "files": files}), encoding="utf-8")
-        try:
-            os.replace(temporary, folder)
-        except OSError:  # there is one, of another run or without its seal
-            if not (folder / SEAL).exists():
-                shutil.rmtree(folder, ignore_errors=True)
-                os.replace(temporary, folder)
+        os.replace(begun, folder)
+    except OSError:  # there is one, of another run or without its seal
+        if not (folder / SEAL).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(begun, folder)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(begun, ignore_errors=True)
 
 
 def break_seal(folder: Path) -> None:
@@ -105,13 +127,3 @@ def _fingerprint(path: Path) -> list[int | list[int]]:
             file.seek(start)
             checksums.append(zlib.crc32(file.read(_BLOCK)))
     return [size, checksums]
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -22,8 +22,9 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from cryoatom.files.npy import npy_writer
-from cryoatom.files.sealed import SEAL, break_seal, find_damage, sealing
+from cryoatom.files.growing import growing, rows_there
+from cryoatom.files.npy import npy_writer, save_npy
+from cryoatom.files.sealed import SEAL, break_seal, find_damage, preparing, sealing
 from cryoatom.fourier import centered_irfft2, centered_rfft2, crop_center, crop_spectrum, frequencies
 from cryoatom.imaging.ctf import ctf_basis, ctf_coefficients, ctf_from_coefficients
 from cryoatom.imaging.grid import CropGrid
@@ -131,6 +132,7 @@ class MatchedSet:
         return crops, spectra
 
 
+_NOISE = ("noise_power.npy", "noise_group.npy")  # written in this order
 _SMALL_ARRAYS = ("kernel_index", "kernel_mix", "image_power", "power_excess", "is_dead", "noise_power", "noise_group")
 _ARRAYS = ("crops", "kernels", *_SMALL_ARRAYS)
 
@@ -173,7 +175,8 @@ def build_matched_set(
     """Compute the statistics of all images, streaming, or reopen them if `folder` holds those of the same source.
 
     The power of the noise is measured then, and kept with the set: one that is opened again has the very same. A set
-    that is there but damaged is computed anew, with a warning.
+    that is there but damaged is computed anew, with a warning. What a killed process has begun is gone on with; a set
+    that another process prepares is waited for.
 
     Parameters
     ----------
@@ -198,18 +201,12 @@ def build_matched_set(
     digest = matched_identity(source.key, source.optics, source.shifts, grid)
     folder = matched_folder(folder, digest)
     seal: dict[str, object] = {"digest": digest, "images": len(source)}
-    if workers.ranks.of_first(lambda: _is_whole(folder, seal)):
-        return open_matched_set(folder, grid, digest)
-    noise = white_noise(len(source), grid.box) if source.measure_noise is None else source.measure_noise()
-    table = kernel_table(source.optics, noise.group_of_image)
-    with sealing(folder, seal) as temporary:
-        _write_kernels(temporary / "kernels.npy", table, noise, grid, workers)
-        np.save(temporary / "kernel_index.npy", table.index)
-        np.save(temporary / "kernel_mix.npy", table.mix)
-        np.save(temporary / "noise_power.npy", noise.spectra)
-        np.save(temporary / "noise_group.npy", noise.group_of_image)
-        _write_crops(temporary, source, noise, grid, workers, progress)
-    workers.ranks.wait()
+    if not workers.ranks.of_first(lambda: _is_whole(folder, seal)):
+        with preparing(folder) as begun:
+            if not workers.ranks.of_first(lambda: _is_whole(folder, seal)):  # another run may have prepared it
+                with sealing(begun, folder, seal):
+                    _write_set(begun, source, grid, workers, progress)
+            workers.ranks.wait()
     return open_matched_set(folder, grid, digest)
 
 
@@ -242,6 +239,26 @@ def matched_folder(folder: Path, identity: str) -> Path:
     return folder / identity[:16]
 
 
+def _write_set(
+    folder: Path, source: MatchedSource, grid: CropGrid, workers: Workers, progress: Callable[[int, int], None]
+) -> None:
+    """Compute what is not in `folder` yet."""
+    is_measured = workers.ranks.of_first(lambda: (folder / "noise_group.npy").exists())
+    if is_measured:
+        spectra, group = workers.ranks.of_first(lambda: [np.load(folder / name) for name in _NOISE])
+        noise = NoisePower(spectra, group, grid.box)
+    else:
+        noise = white_noise(len(source), grid.box) if source.measure_noise is None else source.measure_noise()
+        for name, array in zip(_NOISE, (noise.spectra, noise.group_of_image), strict=True):
+            save_npy(folder / name, array)
+    table = kernel_table(source.optics, noise.group_of_image)
+    if not workers.ranks.of_first(lambda: (folder / "kernels.npy").exists()):
+        _write_kernels(folder / "kernels.npy", table, noise, grid, workers)
+    save_npy(folder / "kernel_index.npy", table.index)
+    save_npy(folder / "kernel_mix.npy", table.mix)
+    _write_crops(folder, source, noise, grid, workers, progress)
+
+
 def _write_kernels(path: Path, table: KernelTable, noise: NoisePower, grid: CropGrid, workers: Workers) -> None:
     basis = ctf_basis(grid.box, grid.pixel_size)
     coefficients = ctf_coefficients(table.nodes)
@@ -266,18 +283,19 @@ def _write_crops(
     progress: Callable[[int, int], None],
 ) -> None:
     total, statistics = len(source), _Statistics(source, noise, grid)
-    power, is_dead = np.zeros(total), np.zeros(total, dtype=bool)
-    done = 0
-    with npy_writer(folder / "crops.npy", (total, grid.side, grid.side), np.float16) as write:
-        for crops, half_power in workers.stream(statistics.compute, range(0, total, _AT_ONCE)):
-            write(crops)
-            rows = slice(done, done + len(crops))
-            power[rows], is_dead[rows] = half_power, half_power == 0
+    shapes = {"crops.npy": ((total, grid.side, grid.side), np.float16), "image_power.npy": ((total,), np.float64)}
+    done = workers.ranks.of_first(lambda: rows_there(folder))
+    if done:
+        _logger.info("%d of %d images were prepared before", done, total)
+    with growing(folder, shapes, done) as arrays:
+        for crops, half_power in workers.stream(statistics.compute, range(done, total, _AT_ONCE)):
+            arrays.write((crops, half_power))
             done += len(crops)
             progress(done, total)
-    np.save(folder / "image_power.npy", power)
-    np.save(folder / "is_dead.npy", is_dead)
-    np.save(folder / "power_excess.npy", power_excess(power, noise.group_of_image, is_dead))
+    power = workers.ranks.of_first(lambda: np.load(folder / "image_power.npy"))
+    is_dead = power == 0
+    save_npy(folder / "is_dead.npy", is_dead)
+    save_npy(folder / "power_excess.npy", power_excess(power, noise.group_of_image, is_dead))
 
 
 class _Statistics:

@@ -12,7 +12,7 @@
 particles=$1 template=$2 run=$3
 shift 3
 
-# Runs share the images in the form that training reads: the first one prepares them, or several do so at once.
+# Runs share the images in the form that training reads: one prepares them, the others wait for it.
 srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
     cryoatom train "$particles" --template "$template" --outdir "$run-$SLURM_ARRAY_TASK_ID" \
     --seed "$SLURM_ARRAY_TASK_ID" --cache "$run-cache" --load latest "$@"

@@ -1,0 +1,28 @@
+"""`cryoatom train` in a process that is not the first of its run: it works along, and only errors are shown."""
+
+from __future__ import annotations
+
+import sys
+
+from cryoatom.cli.log import quieten_console
+from cryoatom.cli.signals import exit_code
+from cryoatom.interruption import Stopped
+from cryoatom.train_config import TrainConfig
+
+
+def is_follower() -> bool:
+    """Return whether torchrun or srun has started this process as another than the first."""
+    from cryoatom.distributed import find_launch
+
+    return find_launch().rank > 0
+
+
+def follow(config: TrainConfig) -> None:
+    """Train with the others."""
+    from cryoatom.training.train import train
+
+    quieten_console()
+    try:
+        train(config, command=sys.argv)
+    except Stopped as stop:  # the first process says so
+        sys.exit(exit_code(stop, is_resumable=True))
