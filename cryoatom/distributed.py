@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,11 +20,13 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, distributed
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from cryoatom.interruption import PeerLostError, is_stop_asked
 
 Value = TypeVar("Value")
-_FIRST_PORT, _PORTS = 20_000, 20_000  # below those that systems give to clients
+_FIRST_PORT, _PORTS = 20_000, 12_000  # below those that systems give to clients
+_MEETING = timedelta(minutes=10)
 _PATIENCE = timedelta(days=2)  # rank 0 may read, check and write for long while the others wait
 
 
@@ -61,23 +64,31 @@ class Ranks:
         if self.size == 1:
             return [value]
         packed = _packed((value, is_stop_asked()))
-        try:
-            sizes = [torch.zeros(1, dtype=torch.long) for _ in range(self.size)]
+        sizes = [torch.zeros(1, dtype=torch.long) for _ in range(self.size)]
+        with _hearing_of_losses():
             distributed.all_gather(sizes, torch.tensor([len(packed)]))
-            longest = int(max(sizes))
-            padded = torch.zeros(longest, dtype=torch.uint8)
-            padded[: len(packed)] = packed
-            parts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
+        longest = int(max(sizes))
+        padded = torch.zeros(longest, dtype=torch.uint8)
+        padded[: len(packed)] = packed
+        parts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
+        with _hearing_of_losses():
             distributed.all_gather(parts, padded)
-        except RuntimeError as error:
-            raise PeerLostError("another process of this run has ended") from error
         found = [_unpacked(part[: int(size)]) for part, size in zip(parts, sizes, strict=True)]
         self._is_stop_asked = any(is_asked for _, is_asked in found)
         return [each for each, _ in found]
 
     def of_first(self, find: Callable[[], Value]) -> Value:
         """Let rank 0 alone find a value, and return it to all."""
-        return self.gathered(find() if self.is_first else None)[0]  # type: ignore[return-value]
+        if self.size == 1:
+            return find()
+        packed = _packed(find()) if self.is_first else torch.zeros(0, dtype=torch.uint8)
+        size = torch.tensor([len(packed)])
+        with _hearing_of_losses():
+            distributed.broadcast(size, 0)
+        content = packed if self.is_first else torch.zeros(int(size), dtype=torch.uint8)
+        with _hearing_of_losses():
+            distributed.broadcast(content, 0)
+        return _unpacked(content)
 
     def after_first(self, find: Callable[[], Value]) -> Value:
         """Let rank 0 find a value first, so that it alone reports what is wrong; then all others find theirs."""
@@ -88,6 +99,14 @@ class Ranks:
     def wait(self) -> None:
         """Wait until all ranks are here."""
         self.gathered(None)
+
+
+@contextmanager
+def _hearing_of_losses() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise PeerLostError("another process of this run has ended") from error
 
 
 ALONE = Ranks()
@@ -103,14 +122,23 @@ class Launch:
         Of the run.
     local_rank
         Among the processes of this machine.
-    meeting
-        Where they meet, as a URL of torch.distributed.
+    host, port
+        Where they meet; torchrun says so to torch itself.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    meeting: str = "env://"
+    host: str | None = None
+    port: int = 0
+
+    def meet(self) -> None:
+        """Wait for the others and form their group."""
+        if self.host is None:
+            distributed.init_process_group("gloo", timeout=_PATIENCE)
+            return
+        store = TCPStore(self.host, self.port, self.size, self.rank == 0, timeout=_MEETING)
+        distributed.init_process_group("gloo", store=store, rank=self.rank, world_size=self.size, timeout=_PATIENCE)
 
 
 def find_launch(environment: Mapping[str, str] = os.environ) -> Launch:
@@ -123,9 +151,20 @@ def find_launch(environment: Mapping[str, str] = os.environ) -> Launch:
     size = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
     if size == 1:
         return Launch()
-    port = _FIRST_PORT + int(environment["SLURM_JOB_ID"]) % _PORTS
-    meeting = f"tcp://{environment['SLURM_LAUNCH_NODE_IPADDR']}:{port}"
-    return Launch(int(environment["SLURM_PROCID"]), size, int(environment["SLURM_LOCALID"]), meeting)
+    job, step = int(environment["SLURM_JOB_ID"]), int(environment.get("SLURM_STEP_ID", "0"))
+    return Launch(
+        int(environment["SLURM_PROCID"]),
+        size,
+        int(environment["SLURM_LOCALID"]),
+        _first_host(environment["SLURM_STEP_NODELIST"]),
+        _FIRST_PORT + (7 * job + step) % _PORTS,
+    )
+
+
+def _first_host(nodes: str) -> str:
+    """Return the first of SLURM's list, such as gpu[003-005,7],login."""
+    name, bracket, numbers = nodes.partition(",")[0].partition("[")
+    return name + re.split("[-,\\]]", numbers)[0] if bracket else name
 
 
 @contextmanager
@@ -140,14 +179,11 @@ def joined(launch: Launch | None = None) -> Iterator[Ranks]:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(launch.local_rank % torch.cuda.device_count())
-    distributed.init_process_group(
-        "gloo", init_method=launch.meeting, rank=launch.rank, world_size=launch.size, timeout=_PATIENCE
-    )
-    try:
-        ranks = Ranks(launch.rank, launch.size)
-        yield ranks
-        ranks.wait()  # gloo's threads of a process that leaves first may bring it down
-    finally:
+    launch.meet()
+    ranks = Ranks(launch.rank, launch.size)
+    yield ranks
+    ranks.wait()  # nobody leaves while another still works
+    if ranks.is_first:
         distributed.destroy_process_group()
 
 

@@ -20,7 +20,7 @@ import torch
 
 from cryoatom.distributed import ALONE, Ranks
 
-_ROUNDS = 8  # of its threads that a process takes between two gatherings
+_ROUNDS = 2  # of its threads that a process takes between two gatherings
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -46,6 +46,7 @@ class Workers:
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
+        self._round = _ROUNDS * min(self.ranks.gathered(self._count)) * self.ranks.size  # machines may have other cores
         self._before = torch.get_num_threads()
         _use_one_thread()
         if self._count > 1:
@@ -81,7 +82,7 @@ class Workers:
             yield from self._own(function, items)
             return
         remaining, size = iter(items), self.ranks.size
-        while part := list(islice(remaining, _ROUNDS * self._count * size)):
+        while part := list(islice(remaining, self._round)):
             of_ranks = self.ranks.gathered(list(self._own(function, part[self.ranks.rank :: size])))
             for index in range(len(part)):
                 yield of_ranks[index % size][index // size]

@@ -173,7 +173,7 @@ def test_kill_9_at_any_moment(folder, run, tmp_path):
     command = [sys.executable, "-c", RUN, str(folder), str(tmp_path / "run")]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
     generator, ends = random.Random(0), []
-    for _ in range(10):
+    for _ in range(20):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
         time.sleep(generator.uniform(0.0, 0.8))

@@ -1,3 +1,4 @@
+import errno
 import json
 import threading
 import time
@@ -89,7 +90,7 @@ def test_what_a_stop_has_cut_short_is_gone_on_with_and_errors_leave_nothing(tmp_
     folder = tmp_path / "set"
     with pytest.raises(OSError, match="full"), preparing(folder) as begun, sealing(begun, folder, {}):
         (begun / "first").write_text("0")
-        raise OSError("full")
+        raise OSError(errno.ENOSPC, "full")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(KeyboardInterrupt), preparing(folder) as begun, sealing(begun, folder, {}):
         (begun / "first").write_text("1")
@@ -137,5 +138,5 @@ def test_without_locks_each_process_has_a_place_of_its_own(tmp_path, monkeypatch
                     (begun / "a").touch()
     assert json.loads((folder / SEAL).read_text())["by"] == first.name  # the other one came too late
     with pytest.raises(OSError, match="full"), preparing(folder) as begun, sealing(begun, folder, {}):
-        raise OSError("full")
+        raise OSError(errno.ENOSPC, "full")
     assert list(tmp_path.iterdir()) == [folder]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 
 from cryoatom.cli.log import quieten_console
@@ -26,3 +28,5 @@ def follow(config: TrainConfig) -> None:
         train(config, command=sys.argv)
     except Stopped as stop:  # the first process says so
         sys.exit(exit_code(stop, is_resumable=True))
+    logging.shutdown()
+    os._exit(0)  # nothing is left to do; gloo's threads have been seen to abort a process that ends in order

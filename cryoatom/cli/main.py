@@ -63,7 +63,7 @@ class LazyGroup(click.Group):
             except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
                 raise
             except PeerLostError as error:
-                _logger.info("%s", error)  # it says why
+                _logger.warning("%s%s", error, _GO_ON)  # on the console of the first process alone
                 ctx.exit(1)
             except Stopped as stop:
                 _logger.error("%s%s", stop, _GO_ON if ctx.invoked_subcommand == "train" else "")

@@ -14,19 +14,21 @@ from numpy.typing import DTypeLike
 
 from cryoatom.files.replacing import are_files_written, replacing
 
-_NOTE = "rows.txt"
+ROWS = "rows.txt"
 _NOTED = 2048  # rows after which it is noted that they are on the disk
 
 Shapes = Mapping[str, tuple[tuple[int, ...], DTypeLike]]
 """Shape and type of each whole array, by file name; all have equally many rows."""
 
 
-def rows_there(folder: Path) -> int:
+def rows_there(folder: Path, shapes: Shapes) -> int:
     """Return how many rows of the arrays in a folder are known to be on the disk."""
     try:
-        return int((folder / _NOTE).read_text())
+        rows = int((folder / ROWS).read_text())
+        are_there = all((folder / name).stat().st_size >= _end(*kind, rows) for name, kind in shapes.items())
     except (FileNotFoundError, ValueError):
         return 0
+    return rows if are_there else 0
 
 
 class GrowingArrays:
@@ -49,7 +51,7 @@ class GrowingArrays:
         """Wait until what was written is on the disk, and note how much it is."""
         for array in self._arrays:
             array.flush()
-        with replacing(self._folder / _NOTE) as temporary:
+        with replacing(self._folder / ROWS) as temporary:
             temporary.write_text(str(self._done))
         self._noted = self._done
 
@@ -66,23 +68,20 @@ def growing(folder: Path, shapes: Shapes, done: int) -> Iterator[GrowingArrays]:
     shapes = shapes if are_files_written() else {}
     with ExitStack() as opened:
         arrays = [opened.enter_context(_Array(folder / name, *kind, done)) for name, kind in shapes.items()]
-        yield GrowingArrays(folder, arrays, done)
-        for array in arrays:
-            array.flush()
-    if shapes:
-        (folder / _NOTE).unlink(missing_ok=True)
+        written = GrowingArrays(folder, arrays, done)
+        yield written
+        if arrays:
+            written.note()
 
 
 class _Array:
     """An .npy file that is written in place; its header tells the shape of the whole from the start."""
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: DTypeLike, done: int):
-        self._dtype, header = np.dtype(dtype), io.BytesIO()
-        description = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(header, description)
+        self._dtype = np.dtype(dtype)
         self._file = path.open("r+b" if done else "wb")
-        self._file.write(header.getvalue())
-        self._file.seek(done * math.prod(shape[1:]) * self._dtype.itemsize, os.SEEK_CUR)
+        self._file.write(_header(shape, dtype))
+        self._file.seek(_end(shape, dtype, done))
         self._file.truncate()
 
     def __enter__(self) -> _Array:
@@ -97,3 +96,15 @@ class _Array:
     def flush(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
+
+
+def _header(shape: tuple[int, ...], dtype: DTypeLike) -> bytes:
+    header = io.BytesIO()
+    description = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, description)
+    return header.getvalue()
+
+
+def _end(shape: tuple[int, ...], dtype: DTypeLike, rows: int) -> int:
+    """Return where some rows end in the file, bytes."""
+    return len(_header(shape, dtype)) + rows * math.prod(shape[1:]) * np.dtype(dtype).itemsize

@@ -19,6 +19,22 @@ _PAUSE = 1.0  # seconds between two looks at a lock
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # the file system has none, or its lock service is down
 
 
+class HeldError(ValueError):
+    """Another process holds a lock.
+
+    Parameters
+    ----------
+    text
+        Which one.
+    is_soft
+        Whether nobody can tell if that process still runs.
+    """
+
+    def __init__(self, text: str, *, is_soft: bool):
+        super().__init__(text)
+        self.is_soft = is_soft
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[bool]:
     """Hold the lock file `path`; it is gone afterwards.
@@ -39,7 +55,7 @@ def locked(path: Path) -> Iterator[bool]:
 
     Raises
     ------
-    ValueError
+    HeldError
         If another process, or another run of this one, holds it; says which.
     OSError
         If the file cannot be written.
@@ -50,7 +66,8 @@ def locked(path: Path) -> Iterator[bool]:
             warnings.simplefilter("ignore")  # filelock warns of a soft lock; the error says what that means
             lock.acquire(timeout=0)
     except Timeout:
-        raise ValueError(_held_text(path, is_soft=isinstance(lock, SoftFileLock))) from None
+        is_soft = isinstance(lock, SoftFileLock)
+        raise HeldError(_held_text(path, is_soft=is_soft), is_soft=is_soft) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise OSError(error.errno, error.strerror, str(path)) from error
@@ -77,9 +94,11 @@ def waiting_for(path: Path, what: str) -> Iterator[bool]:
             try:
                 is_exclusive = held.enter_context(locked(path))
                 break
-            except ValueError:
+            except HeldError as error:
+                if error.is_soft:
+                    raise
                 if not is_told:
-                    _logger.warning("another run %s (%s): waiting for it", what, path)
+                    _logger.warning("another run %s: waiting for it (%s)", what, error)
                 is_told = True
                 time.sleep(_PAUSE)
         yield is_exclusive

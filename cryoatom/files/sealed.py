@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -12,10 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cryoatom.files.growing import ROWS
 from cryoatom.files.lock import waiting_for
-from cryoatom.files.replacing import are_files_written
+from cryoatom.files.replacing import are_files_written, remove_leftovers
 
 SEAL = "sealed.json"
+BEGUN = "begun"  # ends the name of a folder that is being prepared
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BLOCK = 1 << 20  # bytes of a checked block
 _BLOCKS = 64  # of a file, evenly spaced, its first and its last among them: smaller files are checked whole
 
@@ -24,7 +28,8 @@ _BLOCKS = 64  # of a file, evenly spaced, its first and its last among them: sma
 def preparing(folder: Path) -> Iterator[Path]:
     """Keep other processes from preparing `folder`, and wait for one that does; yield where to, for :func:`sealing`.
 
-    There, what a process that was killed or stopped has begun of the same is still to be found; errors leave nothing.
+    There, what a process that was killed or stopped has begun of the same is still to be found; bad input and a full
+    disk leave nothing.
     Where the file system has no locks, each process has a place of its own, and leaves nothing either.
 
     Raises
@@ -38,14 +43,15 @@ def preparing(folder: Path) -> Iterator[Path]:
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with waiting_for(folder.with_name(f".{folder.name}.lock"), f"prepares {folder}") as is_exclusive:
-        begun = folder.with_name(f".{folder.name}.{'begun' if is_exclusive else f'{platform.node()}.{os.getpid()}'}")
+        begun = folder.with_name(f".{folder.name}.{BEGUN if is_exclusive else f'{platform.node()}.{os.getpid()}'}")
+        is_kept = is_exclusive
         try:
             yield begun
-        except Exception:
-            shutil.rmtree(begun, ignore_errors=True)
+        except (ValueError, OSError) as error:
+            is_kept = is_exclusive and isinstance(error, OSError) and error.errno not in _FULL
             raise
         finally:
-            if not is_exclusive:
+            if not is_kept:
                 shutil.rmtree(begun, ignore_errors=True)
 
 
@@ -64,7 +70,10 @@ def sealing(begun: Path, folder: Path, content: dict[str, object]) -> Iterator[N
         yield
         return
     begun.mkdir(exist_ok=True)
+    remove_leftovers(begun)
+    (begun / SEAL).unlink(missing_ok=True)
     yield
+    (begun / ROWS).unlink(missing_ok=True)
     files = {path.name: _fingerprint(path) for path in sorted(begun.iterdir())}
     (begun / SEAL).write_text(json.dumps({**content, "files": files}), encoding="utf-8")
     try:

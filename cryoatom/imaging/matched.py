@@ -284,7 +284,7 @@ def _write_crops(
 ) -> None:
     total, statistics = len(source), _Statistics(source, noise, grid)
     shapes = {"crops.npy": ((total, grid.side, grid.side), np.float16), "image_power.npy": ((total,), np.float64)}
-    done = workers.ranks.of_first(lambda: rows_there(folder))
+    done = workers.ranks.of_first(lambda: rows_there(folder, shapes))
     if done:
         _logger.info("%d of %d images were prepared before", done, total)
     with growing(folder, shapes, done) as arrays:

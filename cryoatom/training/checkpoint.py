@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from cryoatom.files.replacing import replacing
+from cryoatom.files.replacing import are_files_written, replacing
 from cryoatom.run_folder import RunFolder
 from cryoatom.training.trainer import Begun, Trainer
 
@@ -40,6 +40,8 @@ def save_checkpoint(
     begun
         How far the epoch after those of `history` is, where it has begun.
     """
+    if not are_files_written():
+        return
     position = None if begun is None else asdict(begun)
     state = {"identity": identity, "history": history, "begun": position, **fit_state(trainer)}
     buffer = io.BytesIO()  # torch.save to a full disk raises a RuntimeError that does not say so

@@ -11,6 +11,7 @@ from torch import nn
 
 from cryoatom.decoders import build_decoder
 from cryoatom.encoders import build_encoder
+from cryoatom.files.sealed import BEGUN
 from cryoatom.imaging.kernels import kernel_table
 from cryoatom.particles.noise import noise_groups
 from cryoatom.run_folder import RunFolder
@@ -82,8 +83,9 @@ def folder_needs(config: TrainConfig, inputs: Inputs, need: DiskNeed) -> dict[Pa
     run = need.checkpoint * need.checkpoints + need.outputs
     if config.overwrite:
         run = max(0, run - sum(_size(path) for path in folder.outputs()))
-    images = 0 if are_prepared(config, inputs) else need.cache
     cache = config.cache or folder.matched
+    begun = sum(_size(path) for path in cache.glob(f".*.{BEGUN}"))
+    images = 0 if are_prepared(config, inputs) else max(0, need.cache - begun)
     if _device(cache) == _device(config.outdir):
         return {config.outdir: run + images}
     return {config.outdir: run, cache: images}

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +75,11 @@ def fit(
     is_finished = first >= shortened(full, history, config.patience).epochs
     if config.encoder != "none" and trainer.latents is trainer.latents.table and not is_finished:
         raise ValueError(f"{checkpoint} is of the end of a run, without its encoder: go on from weights.{first}.pt")
+    if is_finished and begun is not None:
+        raise ValueError(
+            f"{checkpoint} is within epoch {first + 1}, which --num-epochs {config.num_epochs} and --patience "
+            f"{config.patience} leave out: give them as before, or --load {folder.weights(first)}"
+        )
     if is_finished:
         _logger.warning("the run had finished: its last files are written again; --num-epochs is %d", config.num_epochs)
     with stage((config.num_epochs - first) * len(training), "Training") as advance:
@@ -84,14 +89,15 @@ def fit(
             trainer.model.beads.widen(trainer.schedule.extra_variance(epoch))
             if epoch >= trainer.schedule.epochs:
                 break
-            seen, started = (epoch - first) * len(training), time.monotonic()
+            seen = (epoch - first) * len(training)
+            started = time.monotonic() - (0.0 if begun is None else begun.seconds)
             row = {"epoch": epoch + 1.0}
             follow_first(trainer)
             if begun is None:
                 prepare_epoch(
                     config, trainer, orientation, training, epoch, lambda note, seen=seen: advance(seen, note)
                 )
-            with deferring(), keeping(folder, trainer, history, identity):
+            with deferring(), keeping(folder, trainer, history, identity, started):
                 row |= run_epoch(
                     trainer, orientation, epoch, training, lambda count, seen=seen: advance(seen + count, ""), begun
                 )
@@ -109,6 +115,7 @@ def fit(
             begun = None
             advance(seen + len(training), describe(history[-1]))
     trainer.latents = trainer.latents.settled(trainer.batches(np.flatnonzero(is_alive)))
+    follow_first(trainer)
     are_rows_fitted = not config.homogeneous or trainer.schedule.pose_lr > 0  # else nothing is an image's own
     if config.train_on != "all" and config.encoder == "none" and are_rows_fitted:
         unseen = np.setdiff1d(np.flatnonzero(is_alive), np.concatenate([training, held_out]))
@@ -120,8 +127,10 @@ def fit(
 
 
 @contextmanager
-def keeping(folder: RunFolder, trainer: Trainer, history: History, identity: Identity) -> Iterator[None]:
-    """Where the run is asked to stop in an epoch, write a checkpoint of that moment, in all processes alike.
+def keeping(
+    folder: RunFolder, trainer: Trainer, history: History, identity: Identity, started: float
+) -> Iterator[None]:
+    """Where the run is asked to stop in an epoch that has `started`, write a checkpoint of that moment.
 
     Raises
     ------
@@ -133,7 +142,7 @@ def keeping(folder: RunFolder, trainer: Trainer, history: History, identity: Ide
         yield
         ranks.wait()
     except HaltedError as halt:
-        begun = halt.begun
+        begun = replace(halt.begun, seconds=time.monotonic() - started)
     if not ranks.is_stop_asked:
         return
     save_checkpoint(folder.stopped, trainer, history, identity, begun)

@@ -72,7 +72,7 @@ def prepare_images(
         report_noise(noise, particles.optics_group, particles.pixel_size)
     if data.is_dead.any():
         _warn_of_dead_images(data, particles, images)
-    if data.is_dead.mean() > dead_limit:  # several processes, or lives of one, have each seen fewer
+    if data.is_dead.sum() > max(1, dead_limit * len(data)):  # several processes, or lives of one, have each seen fewer
         raise ValueError(f"{data.is_dead.sum()} of {len(data)} images cannot be used: see the warning before")
     return data
 

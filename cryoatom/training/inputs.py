@@ -184,8 +184,11 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    launch = find_launch()
+    if launch.size > 1 and name.startswith("cuda:"):
+        raise ValueError(f"--device {name} is one GPU for {launch.size} processes: give cuda, each takes its own")
     if name == "cuda" and torch.cuda.is_available():
-        name = f"cuda:{find_launch().local_rank % torch.cuda.device_count()}"
+        name = f"cuda:{launch.local_rank % torch.cuda.device_count()}"
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoatom.distributed import Ranks, joined
-from cryoatom.files.replacing import writing_files
+from cryoatom.files.replacing import are_files_written, writing_files
 from cryoatom.files.rows import read_rows
 from cryoatom.run_folder import RunFolder
 from cryoatom.structure.graph import write_graph
@@ -136,6 +136,7 @@ def fit_and_write(run: Run, ranks: Ranks, stage: Stage) -> None:
         fits = fitting_probability(config, trainer)
         known = denoise(config, trainer, fits, stage)
         save_checkpoint(folder.weights(), trainer, fitted.history, run.identity)
+        folder.forget_stop()
         if fitted.orientation is not None:
             with stage(len(data), "Searching poses a last time") as advance:
                 report_poses(fitted.orientation, trainer.poses, folder, config.num_epochs)
@@ -169,7 +170,8 @@ def _uncertainty(
 ) -> ImageUncertainty | None:
     """Measure how well conformations are known, unless poses are expectations: then images have none of their own."""
     for stale in (folder.uncertainty, folder.latent_covariance):
-        stale.unlink(missing_ok=True)
+        if are_files_written():
+            stale.unlink(missing_ok=True)
     if not is_uncertainty_measured(config):
         return None
     with stage(len(trainer.data), "Measuring uncertainty") as advance:

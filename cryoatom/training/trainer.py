@@ -111,11 +111,14 @@ class Begun:
         Rows of this visit that have been seen.
     sums
         Of their terms, nats.
+    seconds
+        That the epoch has taken.
     """
 
     visit: int
     done: int
     sums: dict[str, float]
+    seconds: float = 0.0
 
 
 class HaltedError(Exception):

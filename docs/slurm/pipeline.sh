@@ -2,7 +2,7 @@
 # Training, and when it has ended well, the analysis and the comparison with a known truth, as jobs that depend on it.
 # This is no batch script: run it where you would type sbatch.
 #
-#   RESOURCES="--gpus=1 --cpus-per-task=8 --time=08:00:00" \
+#   RESOURCES="--gpus=1 --cpus-per-task=8 --time=08:00:00" AFTER="--cpus-per-task=4 --time=01:00:00" \
 #       pipeline.sh particles.star template.cif run [--gt traj.dcd --gt-top traj.cif --labels frames.txt]
 #
 set -e
@@ -12,8 +12,8 @@ shift 3
 
 # shellcheck disable=SC2086 # several words
 training=$(sbatch --parsable $RESOURCES "$here/train.sh" "$particles" "$template" "$run" --no-analysis)
-after="--dependency=afterok:$training --kill-on-invalid-dep=yes --cpus-per-task=4"
-sbatch --parsable $after --job-name=cryoatom-analyze --wrap "cryoatom analyze '$run'"
+after="--dependency=afterok:$training --kill-on-invalid-dep=yes $AFTER"
+sbatch --parsable $after --job-name=cryoatom-analyze --wrap "$(printf '%q ' cryoatom analyze "$run")"
 if [ "$#" -gt 0 ]; then
-    sbatch --parsable $after --job-name=cryoatom-eval --wrap "cryoatom eval '$run' $*"
+    sbatch --parsable $after --job-name=cryoatom-eval --wrap "$(printf '%q ' cryoatom eval "$run" "$@")"
 fi
