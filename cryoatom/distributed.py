@@ -183,8 +183,7 @@ def joined(launch: Launch | None = None) -> Iterator[Ranks]:
     ranks = Ranks(launch.rank, launch.size)
     yield ranks
     ranks.wait()  # nobody leaves while another still works
-    if ranks.is_first:
-        distributed.destroy_process_group()
+    distributed.destroy_process_group()
 
 
 class _Packer(pickle.Pickler):

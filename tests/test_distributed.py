@@ -53,7 +53,7 @@ def ended(processes: list[subprocess.Popen[bytes]]) -> list[str]:
 
 
 EXCHANGE = """
-import threading
+import os
 import numpy as np
 import torch
 from cryoatom.distributed import joined
@@ -83,7 +83,8 @@ with joined() as ranks, Workers(1 + ranks.rank, ranks) as workers:  # machines m
             assert ranks.is_stop_asked
     except KeyboardInterrupt:
         assert ranks.rank == ranks.size - 1
-    print(ranks.is_first, ranks.size)
+    print(ranks.is_first, ranks.size, flush=True)
+os._exit(0)  # as `cryoatom` ends then
 """
 
 
@@ -102,7 +103,8 @@ try:
             os._exit(0)
         ranks.wait()
 except PeerLostError as error:
-    print(error)
+    print(error, flush=True)
+    os._exit(0)
 """
 
 

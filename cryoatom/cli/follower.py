@@ -28,5 +28,18 @@ def follow(config: TrainConfig) -> None:
         train(config, command=sys.argv)
     except Stopped as stop:  # the first process says so
         sys.exit(exit_code(stop, is_resumable=True))
+
+
+def leave_group(code: str | int | None) -> None:
+    """End at once where this is one of several processes of a run, after all its work: nothing is left to do.
+
+    A process with threads of gloo that ends in order is aborted now and then ("terminate called without an active
+    exception"), and a batch system takes that for a failure.
+    """
+    group = sys.modules.get("cryoatom.distributed")  # not there: nothing has been joined
+    if group is None or group.find_launch().size == 1:
+        return
     logging.shutdown()
-    os._exit(0)  # nothing is left to do; gloo's threads have been seen to abort a process that ends in order
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))

@@ -10,6 +10,7 @@ from importlib import import_module
 import click
 
 from cryoatom import __version__
+from cryoatom.cli.follower import leave_group
 from cryoatom.cli.log import console_log, error_line
 from cryoatom.cli.signals import exit_code, stopping
 from cryoatom.interruption import PeerLostError, Stopped
@@ -126,7 +127,11 @@ def _environment() -> str:
 
 def main() -> None:
     """Run the program."""
-    cli(prog_name="cryoatom")
+    try:
+        cli(prog_name="cryoatom")
+    except SystemExit as ending:
+        leave_group(ending.code)
+        raise
 
 
 if __name__ == "__main__":
