@@ -179,7 +179,11 @@ def joined(launch: Launch | None = None) -> Iterator[Ranks]:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(launch.local_rank % torch.cuda.device_count())
-    launch.meet()
+    try:
+        launch.meet()
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise PeerLostError(f"the {launch.size} processes of this run did not meet: {reason}") from error
     ranks = Ranks(launch.rank, launch.size)
     yield ranks
     ranks.wait()  # nobody leaves while another still works
