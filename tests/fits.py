@@ -125,3 +125,9 @@ def trainer_of(config: TrainConfig) -> Iterator[Trainer]:
     data = prepare_images(config, inputs, RunFolder(config.outdir), Workers(1), silent)
     with Workers(config.threads or 1) as workers:
         yield build_trainer(config, inputs, data, workers)
+
+
+def results(run: RunFolder, *more: str) -> dict[str, bytes]:
+    """Return what a run has written for each image, and more files by name."""
+    names = ("conformations.npy", "conformations.dcd", "z.npy", "uncertainty.npy", "images.csv", *more)
+    return {name: (run.path / name).read_bytes() for name in names}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fits import settings
+from fits import results, settings
 
 from cryoatom.distributed import Launch, Ranks, find_launch, joined
 from cryoatom.files.growing import growing
@@ -20,6 +20,7 @@ from cryoatom.threads import available_cores
 from cryoatom.train_config import TrainConfig
 from cryoatom.training.train import train
 
+PDB = "pdb/000002.pdb"
 HERE = Path(__file__).parent
 
 
@@ -124,11 +125,6 @@ def train_together(size: int, config: TrainConfig, *words: str) -> list[subproce
 ESL = {"poses": "esl", "rotations": 1500, "classes": 3, "search_epochs": 2, "num_epochs": 4}
 
 
-def results(run: RunFolder) -> dict[str, bytes]:
-    names = ("conformations.npy", "z.npy", "uncertainty.npy", "conformations.dcd", "pdb/000002.pdb", "images.csv")
-    return {name: (run.path / name).read_bytes() for name in names}
-
-
 @pytest.mark.parametrize(
     ("size", "changes"),
     [
@@ -142,7 +138,7 @@ def test_some_ranks_make_the_same_run_as_one(folder, tmp_path, size, changes):
     own = {"cache": tmp_path / "cache", "pdb": 2, "analysis": False} | changes
     ended(train_together(size, settings(folder, tmp_path / "together", **own)))
     together = RunFolder(tmp_path / "together")
-    assert results(together) == results(alone)
+    assert results(together, PDB) == results(alone, PDB)
     assert [path.name for path in together.path.iterdir() if path.name.startswith(".")] == []
 
 
@@ -153,7 +149,7 @@ def test_ranks_go_on_where_one_process_stopped(folder, tmp_path):
     begun.path.mkdir()
     begun.weights(1).write_bytes(whole.weights(1).read_bytes())
     ended(train_together(2, settings(folder, begun.path, pdb=2, analysis=False), "--load", "latest"))
-    assert results(begun) == results(whole)
+    assert results(begun, PDB) == results(whole, PDB)
 
 
 def test_bad_input_is_said_once(folder, tmp_path):

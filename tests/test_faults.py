@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from children import default_signals
-from fits import settings, trainer_of
+from fits import results, settings, trainer_of
 
 from cryoatom.cli import main
 from cryoatom.files import lock as lock_module
@@ -33,17 +33,13 @@ from cryoatom.training.finite import NotFiniteError
 from cryoatom.training.images import prepare_images
 from cryoatom.training.train import train
 
+PDB = "pdb/000002.pdb"
 COUNT = 41
 
 
 @pytest.fixture(scope="module")
 def run(folder):
     return train(settings(folder, pdb=2))
-
-
-def results(run: RunFolder) -> dict[str, bytes]:
-    names = ("conformations.npy", "z.npy", "conformations.dcd", "pdb/000002.pdb")
-    return {name: (run.path / name).read_bytes() for name in names}
 
 
 # --- one run in a folder --------------------------------------------------------------------------------------------
@@ -153,7 +149,7 @@ def test_a_killed_run_goes_on_to_the_same_end(folder, run, tmp_path, monkeypatch
         train(settings(folder, tmp_path / "run", pdb=2))
     assert list((tmp_path / "run").rglob("*.tmp"))
     again = train(settings(folder, tmp_path / "run", pdb=2, load="latest"))
-    assert results(again) == results(run)
+    assert results(again, PDB) == results(run, PDB)
     assert not list(again.path.rglob(".*"))
 
 
@@ -183,7 +179,7 @@ def test_kill_9_at_any_moment(folder, run, tmp_path):
     assert -signal.SIGKILL in ends
     assert subprocess.run(command, env=environment, capture_output=True).returncode == 0
     again = RunFolder(tmp_path / "run")
-    assert results(again) == results(run)
+    assert results(again, PDB) == results(run, PDB)
     assert not list(again.path.glob(".*"))
 
 
@@ -341,7 +337,7 @@ def test_a_run_goes_on_when_there_is_room_again(folder, run, tmp_path, monkeypat
     assert caught.value.filename == str(tmp_path / "run" / name)
     monkeypatch.undo()
     assert not list((tmp_path / "run").glob(".*"))
-    assert results(train(settings(folder, tmp_path / "run", pdb=2, load="latest"))) == results(run)
+    assert results(train(settings(folder, tmp_path / "run", pdb=2, load="latest")), PDB) == results(run, PDB)
 
 
 def test_the_command_line_says_how_to_go_on(capsys, monkeypatch):
@@ -400,7 +396,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(folder, run, tmp
     here = RunFolder(tmp_path / "run")
     here.weights(1).write_bytes(run.weights(1).read_bytes())
     here.weights(2).write_bytes(bytes(5000))
-    assert results(train(settings(folder, here.path, pdb=2, load="latest"))) == results(run)
+    assert results(train(settings(folder, here.path, pdb=2, load="latest")), PDB) == results(run, PDB)
 
 
 # --- numbers that are none ------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import signal
 
 import numpy as np
 import pytest
-from fits import settings
+from fits import results, settings
 
 from cryoatom.cli.signals import exit_code, stopping
 from cryoatom.distributed import Ranks
@@ -14,10 +14,6 @@ from cryoatom.training import fit as module
 from cryoatom.training.train import train
 
 ESL = {"poses": "esl", "rotations": 1500, "classes": 3, "search_epochs": 2, "num_epochs": 4}
-
-
-def results(run: RunFolder) -> dict[str, bytes]:
-    return {name: (run.path / name).read_bytes() for name in ("conformations.npy", "z.npy", "uncertainty.npy")}
 
 
 def stop_at(monkeypatch, step: int) -> None:

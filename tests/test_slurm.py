@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import slurm
-from fits import settings
+from fits import results, settings
 
 from cryoatom.files.structure import write_atoms
 from cryoatom.files.trajectory import DcdWriter
@@ -46,10 +46,6 @@ def submit(cluster, folder, tmp_path):
 @pytest.fixture(scope="module")
 def whole(folder):
     return train(settings(folder, num_epochs=EPOCHS, patience=0))
-
-
-def results(run: RunFolder) -> dict[str, bytes]:
-    return {name: (run.path / name).read_bytes() for name in ("conformations.npy", "z.npy", "uncertainty.npy")}
 
 
 def wait_for(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import platform
 from importlib import import_module
@@ -13,6 +12,7 @@ from cryoatom import __version__
 from cryoatom.cli.follower import leave_group
 from cryoatom.cli.log import console_log, error_line
 from cryoatom.cli.signals import exit_code, stopping
+from cryoatom.files.replacing import DISK_FULL
 from cryoatom.interruption import PeerLostError, Stopped
 
 COMMANDS = {
@@ -29,7 +29,6 @@ COMMANDS = {
 }
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _GO_ON = "; go on with --load latest"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _logger = logging.getLogger("cryoatom")
 
 
@@ -75,7 +74,7 @@ class LazyGroup(click.Group):
 
 
 def _way_out(error: Exception, ctx: click.Context) -> str:
-    is_full = isinstance(error, OSError) and error.errno in _FULL
+    is_full = isinstance(error, OSError) and error.errno in DISK_FULL
     return f"; make room and{_GO_ON[1:]}" if is_full and ctx.invoked_subcommand == "train" else ""
 
 

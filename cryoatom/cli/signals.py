@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +11,12 @@ from types import FrameType
 from cryoatom.interruption import Stopped, ask_to_stop, is_deferred
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 
 
 def exit_code(stop: Stopped, *, is_resumable: bool) -> int:
     """Return 75 where a batch system has stopped what can go on in another job; else 128 + the signal, as shells do."""
     is_batch = stop.signal in (signal.SIGTERM, signal.SIGUSR1)
-    return _TRY_AGAIN if is_resumable and is_batch else 128 + stop.signal
+    return os.EX_TEMPFAIL if is_resumable and is_batch else 128 + stop.signal
 
 
 @contextmanager

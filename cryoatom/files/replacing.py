@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # numbers of an OSError
 _turned_off: list[bool] = []
 _TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp")  # .name.number.tmp: processes on other machines may have the same
 

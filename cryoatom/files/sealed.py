@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import platform
@@ -15,11 +14,10 @@ from pathlib import Path
 
 from cryoatom.files.growing import ROWS
 from cryoatom.files.lock import waiting_for
-from cryoatom.files.replacing import are_files_written, remove_leftovers
+from cryoatom.files.replacing import DISK_FULL, are_files_written, remove_leftovers
 
 SEAL = "sealed.json"
 BEGUN = "begun"  # ends the name of a folder that is being prepared
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BLOCK = 1 << 20  # bytes of a checked block
 _BLOCKS = 64  # of a file, evenly spaced, its first and its last among them: smaller files are checked whole
 
@@ -48,7 +46,7 @@ def preparing(folder: Path) -> Iterator[Path]:
         try:
             yield begun
         except (ValueError, OSError) as error:
-            is_kept = is_exclusive and isinstance(error, OSError) and error.errno not in _FULL
+            is_kept = is_exclusive and isinstance(error, OSError) and error.errno not in DISK_FULL
             raise
         finally:
             if not is_kept:

@@ -212,11 +212,14 @@ def build_matched_set(
 
 def _is_whole(folder: Path, seal: dict[str, object]) -> bool:
     """Return whether there is a set; the seal of one that is damaged is broken, with a warning."""
-    damage = find_damage(folder, seal) if (folder / SEAL).exists() else "is not there"
-    if damage is not None and (folder / SEAL).exists():
-        _logger.warning("%s: %s; the images are prepared again", folder, damage)
-        break_seal(folder)
-    return damage is None
+    if not (folder / SEAL).exists():
+        return False
+    damage = find_damage(folder, seal)
+    if damage is None:
+        return True
+    _logger.warning("%s: %s; the images are prepared again", folder, damage)
+    break_seal(folder)
+    return False
 
 
 def open_matched_set(folder: Path, grid: CropGrid, identity: str) -> MatchedSet:
