@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,8 +13,10 @@ from cryoatom.fourier import pixel_coordinates
 
 # exp(-40) is 4e-18, nothing beside a peak of 1; smaller values only send exp and the products into slow denormals.
 _SMALLEST_EXPONENT = -40.0
-_REACH = 4.5  # standard deviations of a bead that a strip holds
-_GROUP = 48  # beads that share a strip
+_REACH = 4.5  # standard deviations of a bead that a tile holds
+_GROUP = 48  # beads that share a tile
+_SQUARE = 0.8  # groups side by side, of the root of all groups: tiles at the rim of a molecule are higher
+_WORTHWHILE = 2 / 3  # pixels of tiles, of those of strips
 _BLOCKS = range(48, 23, -1)  # pixels that share an origin, the first that divides an axis
 
 
@@ -70,28 +73,30 @@ def render(
     side: int,
     pixel_size: float,
 ) -> Float[Tensor, "batch side side"]:
-    """Do the same as :func:`render_dense`, with each bead on the strip of rows within 4.5 σ of it.
+    """Do the same as :func:`render_dense`, with each bead on a tile that reaches 4.5 σ about it.
 
-    Beads are sorted by y and taken in groups; a group is evaluated on one strip of rows, and the strips are added up.
-    The rest of a Gaussian, below 4e-5 of its peak, is left out.
+    Beads are taken in groups of neighbours; a group is evaluated on one tile, and the tiles are added up. The tiles of
+    a small molecule are strips of whole rows. The rest of a Gaussian, below 4e-5 of its peak, is left out.
     """
     with torch.no_grad():
-        order, is_bead, first_row, rows = _strips(centers[..., 1], variances, side, pixel_size)
-    batch, groups = first_row.shape
-    grouped = torch.gather(centers, 1, order[..., None].expand(-1, -1, 2)).view(batch, groups, _GROUP, 2)
-    shape = grouped.shape[:-1]
-    precision = 1 / variances
-    peak = (amplitudes * precision / (2 * torch.pi))[order] * is_bead
-    precision = precision[order].view(shape)
+        kinds = _tiles(centers, variances, side, pixel_size)
+    points, precision = centers.flatten(0, 1), 1 / variances
+    peak = amplitudes * precision / (2 * torch.pi)
     pixels = pixel_coordinates(side, pixel_size, device=centers.device, dtype=centers.dtype)
-    strip = pixels[:rows] - pixels[0]
-    gaussian_x = _axis_gaussians(grouped[..., 0], precision, pixels)
-    gaussian_y = _axis_gaussians(grouped[..., 1] - pixels[first_row][..., None], precision, strip)
-    strips = torch.bmm((gaussian_y * peak.view(*shape, 1)).flatten(0, 1).mT, gaussian_x.flatten(0, 1))
-    image_row = torch.arange(batch, device=centers.device)[:, None] * side + first_row
-    target = (image_row[..., None] + torch.arange(rows, device=centers.device)).flatten()
-    image = centers.new_zeros(batch * side, side).index_add(0, target, strips.flatten(0, 1))
-    return image.view(batch, side, side)
+    image = centers.new_zeros(len(centers) * side * side)
+    for tiles in kinds:
+        shape, flat = tiles.bead.shape, tiles.bead.flatten()
+        x, y = points.index_select(0, flat).view(*shape, 2).unbind(-1)
+        of_bead = flat % len(variances)
+        width, height = precision.index_select(0, of_bead).view(shape), peak.index_select(0, of_bead).view(shape)
+        x = x - (pixels[tiles.column] - pixels[0])[:, None]
+        y = y - pixels[tiles.row][:, None]
+        gaussian_x = _axis_gaussians(x, width, pixels[: tiles.columns])
+        gaussian_y = _axis_gaussians(y, width, pixels[: tiles.rows] - pixels[0]) * (height * tiles.is_bead)[..., None]
+        values = torch.bmm(gaussian_y.mT, gaussian_x)
+        run = (side,) if tiles.columns == side else ()  # what is added at once: a row, or a pixel
+        image = image.view(-1, *run).index_add(0, tiles.places(side), values.view(-1, *run)).view(-1)
+    return image.view(-1, side, side)
 
 
 def _axis_gaussians(
@@ -110,17 +115,94 @@ def _axis_gaussians(
     return _Gaussians.apply(coefficients, torch.stack([q * q, q, torch.ones_like(q)])).flatten(-2)
 
 
-def _strips(
-    y: Float[Tensor, "batch beads"], variances: Float[Tensor, " beads"], side: int, pixel_size: float
-) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Group beads along y: their order (padded to whole groups), which are real, first rows, rows of a strip."""
-    beads = y.shape[1]
-    order = y.argsort(dim=1)
-    order = torch.cat([order, order[:, -1:].expand(-1, -beads % _GROUP)], dim=1)
-    is_bead = torch.arange(order.shape[1], device=y.device) < beads
-    grouped = y.gather(1, order).unflatten(1, (-1, _GROUP))
+@dataclass(frozen=True)
+class _Tiles:
+    """Groups of beads on tiles of one size.
+
+    Parameters
+    ----------
+    bead : (groups, 48) int64
+        Which bead, counted through all images.
+    is_bead : (groups, 48) bool
+        False for what only fills a group up.
+    image, row, column : (groups,) int64
+        Where a tile starts.
+    rows, columns : int
+        Pixels of a tile.
+    """
+
+    bead: Tensor
+    is_bead: Tensor
+    image: Tensor
+    row: Tensor
+    column: Tensor
+    rows: int
+    columns: int
+
+    def places(self, side: int) -> Tensor:
+        """Return where the pixels of tiles lie in all images; of tiles as wide as the image, where their rows lie."""
+        step = side if self.columns == side else 1
+        first = (self.image * side + self.row) * side + self.column
+        row, column = (torch.arange(count, device=first.device) for count in (self.rows, self.columns))
+        return (first[:, None, None] + row[:, None] * side + column[::step]).flatten() // step
+
+
+def _tiles(centers: Tensor, variances: Tensor, side: int, pixel_size: float) -> list[_Tiles]:
+    """Group beads; a tile is as large as the largest group needs, or, where that is large, as most groups need."""
     reach = _REACH * float(variances.nan_to_num().max()) ** 0.5
-    extent = float((grouped[..., -1] - grouped[..., 0]).nan_to_num().max())  # NaN passes on to the image
-    rows = min(side, int((extent + 2 * reach) / pixel_size) + 2)
-    first = torch.floor((grouped[..., 0] - reach) / pixel_size).long() + side // 2
-    return order, is_bead, first.clamp(0, side - rows), rows
+    per_slab = _groups_per_slab(centers.shape[1], side, 2 * reach / pixel_size + 2)
+    bead, is_bead = _groups(centers, per_slab)
+    image = torch.arange(len(centers), device=centers.device).repeat_interleave(len(bead) // len(centers))
+    grouped = centers.flatten(0, 1).index_select(0, bead.flatten()).view(*bead.shape, 2)
+    low = grouped.amin(dim=1)
+    extent = (grouped.amax(dim=1) - low).nan_to_num().double()  # NaN passes on to the image
+    size = (((extent + 2 * reach) / pixel_size).clamp(max=side).long() + 2).clamp(max=side)
+    first = torch.floor((low - reach) / pixel_size).long() + side // 2
+    if per_slab == 1:
+        size[:, 0] = side
+        kinds = [slice(None)]
+    else:
+        kinds = _kinds(size)
+    found = []
+    for kind in kinds:
+        columns, rows = size[kind].amax(dim=0).tolist()
+        column, row = first[kind, 0].clamp(0, side - columns), first[kind, 1].clamp(0, side - rows)
+        found.append(_Tiles(bead[kind], is_bead[kind], image[kind], row, column, rows, columns))
+    return found
+
+
+def _groups_per_slab(beads: int, side: int, blur: float) -> int:
+    """Return how many groups stand side by side in x: √groups or so makes tiles square, 1 makes strips.
+
+    As beads fill the image; `blur` is the extent of a bead, pixels. Tiles have more to index than strips: they must be
+    smaller by a third to be faster (measured).
+    """
+    groups = -(-beads // _GROUP)
+    per_slab = max(1, round(_SQUARE * groups**0.5))
+    strip = (side / groups + blur) * side
+    tile = (side * per_slab / groups + blur) * (side / per_slab + blur)
+    return per_slab if tile < _WORTHWHILE * strip else 1
+
+
+def _groups(centers: Tensor, per_slab: int) -> tuple[Tensor, Tensor]:
+    """Sort beads by y into slabs, within slabs by x; return beads of groups, through all images, and which are real."""
+    batch, beads, _ = centers.shape
+    order = centers[..., 1].argsort(dim=1)
+    order = torch.cat([order, order[:, -1:].expand(-1, -beads % (per_slab * _GROUP))], dim=1)
+    is_bead = (torch.arange(order.shape[1], device=order.device) < beads).expand(batch, -1)
+    if per_slab > 1:
+        slabs = (batch, -1, per_slab * _GROUP)
+        inner = centers[..., 0].gather(1, order).view(slabs).argsort(dim=2)
+        order, is_bead = order.view(slabs).gather(2, inner), is_bead.reshape(slabs).gather(2, inner)
+    counted = order.reshape(batch, -1, _GROUP) + beads * torch.arange(batch, device=order.device)[:, None, None]
+    return counted.flatten(0, 1), is_bead.reshape(-1, _GROUP)
+
+
+def _kinds(size: Tensor) -> list[Tensor]:
+    """Part groups with small tiles from those with large ones, so that both have the fewest pixels in all."""
+    order = size.prod(dim=1).argsort(stable=True)
+    area = size[order].cummax(dim=0).values.prod(dim=1)  # of a tile for all groups so far
+    count = torch.arange(1, len(order) + 1, device=size.device)
+    small = int((count * area + (len(order) - count) * area[-1]).argmin()) + 1
+    parts = (order[:small], order[small:])
+    return [part.sort().values for part in parts if len(part)]

@@ -77,7 +77,7 @@ class EncodedLatents:
         self.network, self.table, self._read_crops = network.to(device), table, read_crops
         self._plan, self._device, self._workers = plan, device, workers
         self._generator = torch.Generator().manual_seed(plan.seed)
-        self._optimizer = torch.optim.AdamW(network.parameters(), weight_decay=plan.weight_decay)
+        self._optimizer = torch.optim.AdamW(network.parameters(), weight_decay=plan.weight_decay, fused=True)
         self._drawn: Tensor | None = None
         self._place = torch.full((len(table.owner),), -1)
         self._cost: Tensor | None = None

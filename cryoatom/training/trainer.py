@@ -169,7 +169,7 @@ class Trainer:
             {"params": list(model.decoder.parameters()), "rate": self.schedule.lr, "weight_decay": plan.weight_decay},
             {"params": list(model.beads.parameters()), "rate": self.schedule.bead_lr, "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=self.schedule.lr)
+        self.optimizer = torch.optim.AdamW(groups, lr=self.schedule.lr, fused=True)
 
     def train_epoch(
         self,
@@ -288,8 +288,8 @@ class Trainer:
         own = self.latents.terms(torch.from_numpy(rows))
         terms |= own | {"loss": torch.stack([terms["loss"], *own.values()]).sum(dim=0)}
         of_rows = [torch.cat([r[1][k] for r in results]) for k in range(2)]
-        of_weights = [torch.stack(parts).sum(dim=0) for parts in zip(*(r[1][2:] for r in results), strict=True)]
-        return terms, [*of_rows, *of_weights]
+        of_weights = torch.stack([r[1][2] for r in results]).sum(dim=0).split([p.numel() for p in parameters])
+        return terms, [*of_rows, *(part.view_as(p) for part, p in zip(of_weights, parameters, strict=True))]
 
     def _add_divergence(self, gradients: list[Tensor], share: float) -> None:
         """Add to the gradients of weights what the decoder's own random parameters cost, by the share of an epoch."""
@@ -304,6 +304,7 @@ class Trainer:
     def _chunk_gradients(
         self, rows: np.ndarray, parameters: list[torch.nn.Parameter]
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Return terms and gradients, those of all weights in one vector: one message to the other ranks, one sum."""
         latents = self.latents.read(torch.from_numpy(rows)).to(self.device).requires_grad_()
         tangents = torch.zeros(len(rows), 5, device=self.device, requires_grad=self.schedule.pose_lr > 0)
         terms = self.objective(self.model, latents, self.batch(rows, tangents if tangents.requires_grad else None))
@@ -312,7 +313,8 @@ class Trainer:
         total = (self.fits.weights[rows].to(self.device) * terms["loss"]).sum()
         found = dict(zip(wanted, torch.autograd.grad(total, wanted, allow_unused=True), strict=True))
         filled = [torch.zeros_like(each) if found.get(each) is None else found[each] for each in moved]
-        return {name: value.detach().cpu() for name, value in terms.items()}, [g.cpu() for g in filled[:2]] + filled[2:]
+        of_weights = torch.cat([latents.new_zeros(0), *(g.flatten() for g in filled[2:])])
+        return {name: value.detach().cpu() for name, value in terms.items()}, [*(g.cpu() for g in filled[:2]), of_weights]
 
     def compare(self, rows: np.ndarray, pose_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return ⟨w, v⟩ and ⟨v, κ*v⟩ of images with their own conformations in the poses of others, float64."""
