@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cryoatom.files.npy import npy_writer
 from cryoatom.geometry import random_rotations
 from cryoatom.imaging.beads import BeadModel, bead_layout
 from cryoatom.imaging.ctf import ctf
@@ -31,6 +32,7 @@ from cryoatom.workers import Workers
 
 BOX, PIXEL_SIZE = 256, 1.0
 LOG_SCALE = -2.26  # image units per electron at 100 electrons per Å²: what `cryoatom simulate` gives for ADK
+_MOST_GAUSSIANS = 2**24  # of beads along an axis, all images together, that are drawn at once: memory
 DEFAULTS = TrainConfig.model_fields
 CROP_PIXEL = DEFAULTS["crop_pixel"].default
 
@@ -65,11 +67,20 @@ def make_optics(defocus: np.ndarray, astigmatism: np.ndarray | float = 0.0, angl
     )
 
 
-def make_scene(optics: Optics, *, crop_pixel: float = CROP_PIXEL, max_shift: float = 0.0, seed: int = 0) -> Scene:
-    """Draw noisy images of ADK, every one with its C-alphas 1 Å (in each coordinate) from the template."""
-    generator, template, count = np.random.default_rng(seed), adk(), len(optics)
+def make_scene(
+    optics: Optics,
+    *,
+    template: Template | None = None,
+    box: int = BOX,
+    crop_pixel: float = CROP_PIXEL,
+    max_shift: float = 0.0,
+    seed: int = 0,
+) -> Scene:
+    """Draw noisy images of ADK, or of another template, each with its C-alphas 1 Å (in each coordinate) from it."""
+    template = adk() if template is None else template
+    generator, count = np.random.default_rng(seed), len(optics)
     reach = float(np.linalg.norm(template.positions, axis=1).max())
-    grid = choose_grid(BOX, PIXEL_SIZE, 2 * (reach + DEFAULTS["margin"].default), crop_pixel)
+    grid = choose_grid(box, PIXEL_SIZE, 2 * (reach + DEFAULTS["margin"].default), crop_pixel)
     beads = BeadModel(bead_layout(template, "atoms"), template, WIDTH_PER_PIXEL * grid.coarse_pixel)
     rotations = torch.from_numpy(random_rotations(count, generator)).float()
     shifts = torch.from_numpy(generator.uniform(-1, 1, (count, 2)) * max_shift).float()
@@ -77,7 +88,9 @@ def make_scene(optics: Optics, *, crop_pixel: float = CROP_PIXEL, max_shift: flo
     with torch.no_grad():
         beads.log_scale += LOG_SCALE
         centers = beads.project(true, rotations) + shifts[:, None]
-        images = simulate_images(centers, beads.amplitudes(), beads.variances(), optics, BOX, PIXEL_SIZE)
+        parts = np.array_split(np.arange(count), -(-count * len(beads.electrons) * box // _MOST_GAUSSIANS))
+        masses, widths = beads.amplitudes(), beads.variances()
+        images = torch.cat([simulate_images(centers[p], masses, widths, optics[p], box, PIXEL_SIZE) for p in parts])
     images += torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
     return Scene(template, beads, grid, images, rotations, shifts, optics)
 
@@ -85,13 +98,14 @@ def make_scene(optics: Optics, *, crop_pixel: float = CROP_PIXEL, max_shift: flo
 def statistics(scene: Scene) -> MatchedSet:
     """Return what `cryoatom train` keeps of the images, in memory, in half precision."""
     crops, grid = [], scene.grid
+    box = grid.box
     for part in np.array_split(np.arange(len(scene.images)), max(1, len(scene.images) // 32)):
-        transfer = ctf(scene.optics[part], BOX, PIXEL_SIZE).float()
+        transfer = ctf(scene.optics[part], box, PIXEL_SIZE).float()
         crops.append(matched_crops(scene.images[part], transfer, scene.shifts[part], grid).half().numpy())
-    table, noise = kernel_table(scene.optics), white_noise(len(scene.optics), BOX)
+    table, noise = kernel_table(scene.optics), white_noise(len(scene.optics), box)
     return MatchedSet(
         crops=np.concatenate(crops),
-        kernels=kernel_spectra(ctf(table.nodes, BOX, PIXEL_SIZE), grid).half().numpy(),
+        kernels=kernel_spectra(ctf(table.nodes, box, PIXEL_SIZE), grid).half().numpy(),
         kernel_index=table.index,
         kernel_mix=table.mix,
         image_power=0.5 * scene.images.square().sum(dim=(1, 2)).double().numpy(),
@@ -104,13 +118,25 @@ def statistics(scene: Scene) -> MatchedSet:
     )
 
 
+def repeat_statistics(folder: Path, drawn: MatchedSet, count: int) -> None:
+    """Write the statistics of a few images, repeated, as a set of `count` for :func:`open_matched_set`."""
+    with npy_writer(folder / "crops.npy", (count, *drawn.crops.shape[1:]), np.float16) as write:
+        for start in range(0, count, len(drawn)):
+            write(drawn.crops[: min(len(drawn), count - start)])
+    np.save(folder / "kernels.npy", drawn.kernels)
+    np.save(folder / "noise_power.npy", drawn.noise_power)
+    for name in ("kernel_index", "kernel_mix", "image_power", "power_excess", "is_dead", "noise_group"):
+        np.save(folder / f"{name}.npy", np.resize(getattr(drawn, name), count))
+
+
 def make_trainer(template: Template, data: MatchedSet, rotations: np.ndarray, workers: Workers, **options) -> Trainer:
     """Return a fit to statistics at its start, with the default settings but for `options`."""
     count = len(data)
     nothing = Path("none")
     particles = Particles(
         source=nothing, image_names=np.full(count, ""), stacks=(), stack_of_image=np.zeros(count, np.int64),
-        slice_of_image=np.arange(count), box=BOX, pixel_size=PIXEL_SIZE, optics=make_optics(np.full(count, 2e4)),
+        slice_of_image=np.arange(count), box=data.grid.box, pixel_size=PIXEL_SIZE,
+        optics=make_optics(np.full(count, 2e4)),
         optics_group=np.zeros(count, np.int64), poses=Poses(rotations, np.zeros((count, 2))),
     )  # fmt: skip
     settings = {"particles": nothing, "template": nothing, "outdir": nothing, "device": "cpu"}
@@ -120,14 +146,16 @@ def make_trainer(template: Template, data: MatchedSet, rotations: np.ndarray, wo
     return trainer
 
 
-def interleave(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def interleave(
+    functions: dict[str, Callable[[], object]], repeats: int, *, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Time functions in turns, A B A B: a busy moment of the machine then falls on all alike."""
     for function in functions.values():
         function()
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
-            started = time.perf_counter()
+            started = clock()
             function()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(clock() - started)
     return seconds

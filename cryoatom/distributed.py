@@ -11,7 +11,7 @@ import io
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -52,6 +52,10 @@ class Ranks:
     def is_stop_asked(self) -> bool:
         """Whether any rank had been asked to stop when values were last gathered; all of them say the same."""
         return is_stop_asked() if self.size == 1 else self._is_stop_asked
+
+    def share(self, items: Sequence[Value]) -> Sequence[Value]:
+        """Return which of some items are this rank's: every size-th."""
+        return items[self.rank :: self.size]
 
     def gathered(self, value: Value) -> list[Value]:
         """Return the values of all ranks, in their order; tensors come back on this rank's own device.

@@ -83,7 +83,7 @@ class Workers:
             return
         remaining, size = iter(items), self.ranks.size
         while part := list(islice(remaining, self._round)):
-            of_ranks = self.ranks.gathered(list(self._own(function, part[self.ranks.rank :: size])))
+            of_ranks = self.ranks.gathered(list(self._own(function, self.ranks.share(part))))
             for index in range(len(part)):
                 yield of_ranks[index % size][index // size]
 

@@ -26,6 +26,7 @@ from cryoatom.structure.template import (
     write_template,
 )
 from cryoatom.train_config import TrainConfig
+from cryoatom.training.feed import ImageFeed
 from cryoatom.training.fit import split_rows, start_scale
 from cryoatom.training.inputs import read_inputs
 from cryoatom.training.orientation import Orientation
@@ -282,7 +283,7 @@ def test_bright_protein_and_noise_are_refused(folder):
         crops = trainer.data.crops
         noise = np.random.default_rng(0).normal(size=crops.shape) * crops.astype(np.float64).std()
         for wrong, message in ((-crops, "give --uninvert-data"), (noise.astype(crops.dtype), "do not show the templ")):
-            trainer.data = replace(trainer.data, crops=wrong)
+            trainer.feed = ImageFeed(replace(trainer.data, crops=wrong), trainer.device)
             with pytest.raises(ValueError, match=message):
                 orientation_of(trainer, config).before(0)
 

@@ -26,6 +26,7 @@ from cryoatom.structure.template import read_template, template_from_atoms, writ
 from cryoatom.train_config import TrainConfig
 from cryoatom.training.assemble import build_model
 from cryoatom.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from cryoatom.training.feed import ImageFeed
 from cryoatom.training.fit import fit, has_stalled, shortened, split_rows, start_scale, training_rows
 from cryoatom.training.inputs import choose_device, read_inputs, run_identity
 from cryoatom.training.latents import scattered_latents
@@ -391,7 +392,7 @@ def test_held_out_images_train_no_weight(folder, tmp_path):
         with trainer_of(config) as trainer:
             crops = np.array(trainer.data.crops)
             crops[held_out] *= np.float16(scale)
-            trainer.data = replace(trainer.data, crops=crops)
+            trainer.feed = ImageFeed(replace(trainer.data, crops=crops), trainer.device)
             fit(config, trainer, RunFolder(tmp_path), {}, None, silent)
             results.append((trainer.model.state_dict(), trainer.latents.values.clone()))
     (first, z), (second, z_scaled) = results
@@ -500,7 +501,7 @@ def test_images_without_the_template_get_a_scale_with_a_warning(folder, caplog):
     with trainer_of(settings(folder)) as trainer:
         start_scale(trainer, np.arange(COUNT))
         right = trainer.model.beads.log_scale.item()
-        trainer.data = replace(trainer.data, crops=-trainer.data.crops)
+        trainer.feed = ImageFeed(replace(trainer.data, crops=-trainer.data.crops), trainer.device)
         start_scale(trainer, np.arange(COUNT))
         assert math.isfinite(trainer.model.beads.log_scale.item())
         assert trainer.model.beads.log_scale.item() < right - 1

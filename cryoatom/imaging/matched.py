@@ -77,6 +77,39 @@ def _crops_of_spectra(
 
 
 @dataclass(frozen=True)
+class MatchedImages:
+    """What a set keeps of some images, in half precision.
+
+    Parameters
+    ----------
+    crops
+        w of each image.
+    lower, upper
+        Spectra at the nodes of κ on both sides of each image's defocus; one where all images share it, and no upper
+        ones where no image lies between nodes.
+    mix
+        κ = (1 - mix) lower + mix upper.
+    """
+
+    crops: Float[Tensor, "batch side side"]
+    lower: Float[Tensor, "#batch twice half"]
+    upper: Float[Tensor, "batch twice half"] | None = None
+    mix: Float[Tensor, " batch"] | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> MatchedImages:
+        """Return the same with another tensor in place of each."""
+        parts = (self.crops, self.lower, self.upper, self.mix)
+        return MatchedImages(*(None if part is None else function(part) for part in parts))  # type: ignore[arg-type]
+
+    def read(self) -> tuple[Float[Tensor, "batch side side"], Float[Tensor, "#batch twice half"]]:
+        """Return w and the spectra of κ, float32."""
+        spectra = self.lower.float()
+        if self.upper is not None and self.mix is not None:
+            spectra = torch.lerp(spectra, self.upper.float(), self.mix[:, None, None])
+        return self.crops.float(), spectra
+
+
+@dataclass(frozen=True)
 class MatchedSet:
     """The memory-mapped sufficient statistics of a dataset.
 
@@ -120,16 +153,19 @@ class MatchedSet:
 
     def read(self, rows: np.ndarray) -> tuple[Float[Tensor, "batch side side"], Float[Tensor, "#batch twice half"]]:
         """Return crops and kernel spectra of some particles, float32; one spectrum where all share it."""
-        crops = torch.from_numpy(self.crops[rows]).float()
+        return self.take(rows).read()
+
+    def take(self, rows: np.ndarray) -> MatchedImages:
+        """Return what is kept of some particles, as it is kept."""
+        crops = torch.from_numpy(self.crops[rows])
         if len(self.kernels) == 1:
-            return crops, torch.from_numpy(np.array(self.kernels)).float()
+            return MatchedImages(crops, torch.from_numpy(np.array(self.kernels)))
         index, mix = self.kernel_index[rows], torch.from_numpy(self.kernel_mix[rows])
-        spectra = torch.from_numpy(self.kernels[index]).float()
-        mixed = torch.nonzero(mix)[:, 0]
-        if len(mixed):
-            upper = torch.from_numpy(self.kernels[index[mixed.numpy()] + 1]).float()
-            spectra[mixed] += mix[mixed, None, None] * (upper - spectra[mixed])
-        return crops, spectra
+        lower = torch.from_numpy(self.kernels[index])
+        if not bool(mix.any()):
+            return MatchedImages(crops, lower)
+        upper = self.kernels[np.minimum(index + 1, len(self.kernels) - 1)]
+        return MatchedImages(crops, lower, torch.from_numpy(upper), mix)
 
 
 _NOISE = ("noise_power.npy", "noise_group.npy")  # written in this order

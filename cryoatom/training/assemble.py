@@ -29,6 +29,7 @@ from cryoatom.train_config import TrainConfig
 from cryoatom.training.clash import Clash
 from cryoatom.training.encoding import EncodedLatents, EncoderPlan
 from cryoatom.training.expected import ExpectedLoss, expected_plan
+from cryoatom.training.feed import ImageFeed
 from cryoatom.training.geometry_loss import GeometryDegradation
 from cryoatom.training.image_fits import ImageFits
 from cryoatom.training.inputs import Inputs, choose_device, known_shifts
@@ -147,22 +148,25 @@ def build_trainer(config: TrainConfig, inputs: Inputs, data: MatchedSet, workers
     measures = expected_plan(config)
     if measures is not None:
         objective.without_poses = ExpectedLoss(measures, poses, data.grid.coarse_pixel, is_attached=config.esl_attached)
+    device = choose_device(config.device)
+    feed = ImageFeed(data, device)
     return Trainer(
         build_model(config, inputs.template, inputs.graph, data.grid.coarse_pixel),
         objective,
-        build_latents(config, data, workers),
-        data,
+        build_latents(config, feed, workers),
+        feed,
         poses,
         plan,
         fits=ImageFits(inputs.particles.optics_group),
-        device=choose_device(config.device),
+        device=device,
         workers=workers,
     )
 
 
-def build_latents(config: TrainConfig, data: MatchedSet, workers: Workers) -> LatentTable | EncodedLatents:
+def build_latents(config: TrainConfig, feed: ImageFeed, workers: Workers) -> LatentTable | EncodedLatents:
     """Return latents of their own for all images, or those that an encoder reads off them."""
     generator = torch.Generator().manual_seed(config.seed)
+    data = feed.data
     table = own_latents(scattered_latents(len(data), config.zdim, LATENT_SPREAD, generator))
     if config.encoder == "none":
         return table
@@ -173,7 +177,7 @@ def build_latents(config: TrainConfig, data: MatchedSet, workers: Workers) -> La
     return EncodedLatents(
         network,
         table,
-        lambda rows: data.read(rows)[0] / spread,
+        lambda rows: feed.read(rows)[0] / spread,
         EncoderPlan(
             pace=config.lr / config.z_lr,
             divergence=config.kl if config.variational else None,

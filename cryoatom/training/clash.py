@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 CLASH_DISTANCE = 4.0  # Å between C-alphas (cryoSPHERE, figure 7)
 _NEIGHBOURS = 2  # residues that are so near in the chain may be near in space
-_BLOCK = 16  # residues
+_BRANCH = 4  # blocks, or residues, that make the next larger block
+_MOST_BLOCKS = 16  # that are compared each with each
 
 
 class Clash(nn.Module):
@@ -42,7 +43,8 @@ def clash_loss(
 ) -> Float[Tensor, " batch"]:
     """Return Σ max(0, 4 Å - |x_i - x_j|)² over pairs with |i - j| > 2 along the chain, Å².
 
-    Pairs are found without gradient, among blocks of residues that are near enough; the few that clash are computed.
+    Pairs are found without gradient, from large blocks of the chain that are near enough down to residues; the few that
+    clash are computed. Time and memory are linear in the residues.
     """
     image, first, second = _clashing(conformations.detach(), chain_position)
     distance = (conformations[image, first] - conformations[image, second]).norm(dim=-1)
@@ -52,18 +54,34 @@ def clash_loss(
 
 def _clashing(conformations: Tensor, chain_position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return images, first and second residues of all pairs that clash."""
-    batch, residues, _ = conformations.shape
-    blocks = -(-residues // _BLOCK)
-    index = torch.arange(blocks * _BLOCK, device=conformations.device).clamp(max=residues - 1).view(blocks, _BLOCK)
-    of_block = conformations[:, index]
-    centers = of_block.mean(dim=2)
-    radii = (of_block - centers[:, :, None]).norm(dim=-1).amax(dim=2)
-    reach = radii[:, :, None] + radii[:, None] + CLASH_DISTANCE
-    is_near = (centers[:, :, None] - centers[:, None]).norm(dim=-1) < reach
-    image, one, other = torch.nonzero(is_near.triu(), as_tuple=True)
-    apart = (of_block[image, one][:, :, None] - of_block[image, other][:, None]).square().sum(dim=-1)
-    pair, row, column = torch.nonzero(apart < CLASH_DISTANCE**2, as_tuple=True)
-    first, second = index[one[pair], row], index[other[pair], column]
+    levels = _spheres(conformations)
+    everything = levels[-1][1].new_ones(*levels[-1][1].shape, levels[-1][1].shape[1], dtype=torch.bool)
+    image, first, second = torch.nonzero(everything.triu(), as_tuple=True)
+    child = torch.arange(_BRANCH, device=conformations.device)
+    for depth in range(len(levels) - 1, -1, -1):
+        centers, radii = levels[depth]
+        apart = (centers[image, first] - centers[image, second]).norm(dim=-1)
+        is_near = (apart < radii[image, first] + radii[image, second] + CLASH_DISTANCE) & (first <= second)
+        image, first, second = image[is_near], first[is_near], second[is_near]
+        if depth:
+            image = image.repeat_interleave(_BRANCH**2)
+            first = (_BRANCH * first[:, None] + child.repeat_interleave(_BRANCH)).flatten()
+            second = (_BRANCH * second[:, None] + child.repeat(_BRANCH)).flatten()
     counts = chain_position[second] - chain_position[first] > _NEIGHBOURS
-    counts &= (one[pair] * _BLOCK + row < residues) & (other[pair] * _BLOCK + column < residues)
-    return image[pair][counts], first[counts], second[counts]
+    return image[counts], first[counts], second[counts]
+
+
+def _spheres(conformations: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return centres and radii of residues, of blocks of them, of blocks of blocks, until there are few."""
+    centers, radii = conformations, torch.zeros_like(conformations[..., 0])
+    levels = [(centers, radii)]
+    while radii.shape[1] > _MOST_BLOCKS:
+        missing = -radii.shape[1] % _BRANCH
+        centers = torch.cat([centers, centers[:, -1:].expand(-1, missing, -1)], dim=1)
+        radii = torch.nn.functional.pad(radii, (0, missing), value=-torch.inf)  # what is not there is near nothing
+        levels[-1] = (centers, radii)
+        inner, reach = centers.unflatten(1, (-1, _BRANCH)), radii.unflatten(1, (-1, _BRANCH))
+        centers = inner.mean(dim=2)
+        radii = ((inner - centers[:, :, None]).norm(dim=-1) + reach).amax(dim=2)
+        levels.append((centers, radii))
+    return levels

@@ -63,7 +63,7 @@ class ImageFits:
         """Return w and the spectra of κ of some images for a model of gain 1."""
         if bool((self.gains == 1).all()):
             return crops, kernels
-        gain = self.gains[self.group[rows], None, None]
+        gain = self.gains[self.group[rows], None, None].to(crops.device)
         return gain * crops, gain**2 * kernels
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cryoatom.imaging.matched import MatchedSet
 from cryoatom.training.encoding import EncodedLatents
+from cryoatom.training.feed import ImageFeed
 from cryoatom.training.finite import check_gradients, check_terms
 from cryoatom.training.image_fits import ImageFits
 from cryoatom.training.latents import LatentTable
@@ -136,8 +137,8 @@ class Trainer:
     ----------
     model, objective, latents
         What is fitted and to what end.
-    data, poses
-        Matched crops of all images, and their poses.
+    feed, poses
+        Matched crops of all images on their way to the device, and their poses.
     fits
         How well they fit and how much they weigh.
     plan, device, workers
@@ -149,7 +150,7 @@ class Trainer:
         model: ConformationModel,
         objective: Objective,
         latents: LatentTable | EncodedLatents,
-        data: MatchedSet,
+        feed: ImageFeed,
         poses: PoseTable,
         plan: Plan,
         *,
@@ -157,9 +158,9 @@ class Trainer:
         device: torch.device,
         workers: Workers,
     ):
-        self.model, self.objective, self.latents, self.data = model.to(device), objective.to(device), latents, data
-        self.poses = poses
-        self.fits = ImageFits(np.zeros(len(data), np.int64)) if fits is None else fits
+        self.model, self.objective, self.latents = model.to(device), objective.to(device), latents
+        self.feed, self.poses = feed, poses
+        self.fits = ImageFits(np.zeros(len(self.data), np.int64)) if fits is None else fits
         self.schedule, self.batch_size, self.seed = plan.schedule, plan.batch_size, plan.seed
         self.device, self.workers = device, workers
         self.are_latents_held = False
@@ -170,6 +171,11 @@ class Trainer:
             {"params": list(model.beads.parameters()), "rate": self.schedule.bead_lr, "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=self.schedule.lr, fused=True)
+
+    @property
+    def data(self) -> MatchedSet:
+        """What is kept of the images."""
+        return self.feed.data
 
     def train_epoch(
         self,
@@ -191,6 +197,7 @@ class Trainer:
         """
         order = np.random.default_rng([self.seed, epoch, visit]).permutation(rows)
         sums = {} if begun is None else dict(begun.sums)
+        self.feed.expect(self._own_chunks(order[0 if begun is None else begun.done :]))
         for start in range(0 if begun is None else begun.done, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
             factor = self.schedule.factor(epoch + start / len(order))
@@ -217,6 +224,7 @@ class Trainer:
         Returns the mean of each term before the step.
         """
         sums: dict[str, float] = {}
+        self.feed.expect(self._own_chunks(rows))
         for batch in self.batches(rows):
             self.latents.prepare(torch.from_numpy(batch), is_training=False)
             terms, gradients = self._gradients(batch, [])
@@ -276,6 +284,10 @@ class Trainer:
         """Divide rows into those of a step."""
         return [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
 
+    def _own_chunks(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield what this process will read in the steps over rows."""
+        return (chunk for batch in self.batches(rows) for chunk in self.workers.ranks.share(self.chunks(batch)))
+
     def _gradients(
         self, rows: np.ndarray, parameters: list[torch.nn.Parameter]
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -314,7 +326,10 @@ class Trainer:
         found = dict(zip(wanted, torch.autograd.grad(total, wanted, allow_unused=True), strict=True))
         filled = [torch.zeros_like(each) if found.get(each) is None else found[each] for each in moved]
         of_weights = torch.cat([latents.new_zeros(0), *(g.flatten() for g in filled[2:])])
-        return {name: value.detach().cpu() for name, value in terms.items()}, [*(g.cpu() for g in filled[:2]), of_weights]
+        return {name: value.detach().cpu() for name, value in terms.items()}, [
+            *(g.cpu() for g in filled[:2]),
+            of_weights,
+        ]
 
     def compare(self, rows: np.ndarray, pose_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return ⟨w, v⟩ and ⟨v, κ*v⟩ of images with their own conformations in the poses of others, float64."""
@@ -333,7 +348,7 @@ class Trainer:
         self, rows: np.ndarray
     ) -> tuple[Float[Tensor, "batch side side"], Float[Tensor, "#batch twice half"]]:
         """Return w and the spectra of κ of some images, at the scale of the model."""
-        return self.fits.scaled(rows, *self.data.read(rows))
+        return self.fits.scaled(rows, *self.feed.read(rows))
 
     def batch(self, rows: np.ndarray, tangents: Float[Tensor, "batch 5"] | None = None) -> Batch:
         """Return what the likelihood needs of some images, on the device, their poses moved by tangents."""
