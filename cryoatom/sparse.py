@@ -50,5 +50,6 @@ class SparseMatrix(nn.Module):
             self.register_buffer("transpose", matrix.t().coalesce().to_sparse_csr(), persistent=False)
 
     def forward(self, dense: Float[Tensor, "columns width"]) -> Float[Tensor, "rows width"]:
-        """Return matrix @ dense."""
-        return _Product.apply(self.matrix, self.transpose, dense)  # type: ignore[return-value]
+        """Return matrix @ dense, in the precision of the matrix."""
+        with torch.autocast(dense.device.type, enabled=False):  # there are no sparse products in lower precision
+            return _Product.apply(self.matrix, self.transpose, dense.to(self.matrix.dtype))  # type: ignore[return-value]

@@ -80,6 +80,7 @@ class TrainConfig(Settings):
             "lr": 1e-3,
             "margin": 25.0,
             "robust": False,
+            "restarts": 3,
         },
     }
     sections: ClassVar[dict[str, str]] = {

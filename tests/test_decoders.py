@@ -173,3 +173,31 @@ def test_bonds_tell_neighbours_about_each_other():
     assert changed[20]
     reached = torch.nonzero(changed)[:, 0]
     assert len(reached) > 10 and (reached - 20).abs().max() <= 16
+
+
+@pytest.mark.parametrize(("name", "changes"), [variant for variant in VARIANTS if variant[0] != "constant"])
+def test_hidden_layers_in_half_precision(name, changes):
+    torch.manual_seed(0)
+    exact = make_decoder(name, GRAPH, 5, **changes)
+    for parameter in exact.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    half = make_decoder(name, GRAPH, 5, **changes, amp=True)
+    half.load_state_dict(exact.state_dict())
+    z = torch.randn(4, 5, requires_grad=True)
+    near, far = half(z), exact(z)
+    assert near.dtype == torch.float32
+    assert float((near - far).detach().abs().max()) < 0.03 * float(far.detach().std())
+    is_network = name in ("gnn", "mlp") and changes.get("gnn_layer") != "egnn"
+    assert torch.equal(near, far) is not is_network  # where coordinates themselves are made, all stays as it is
+    found, expected = (
+        torch.cat(
+            [
+                g.flatten()
+                for g in torch.autograd.grad(x.square().mean(), [z, *some], allow_unused=True)
+                if g is not None
+            ]
+        )
+        for x, some in ((near, half.parameters()), (far, exact.parameters()))
+    )
+    assert found.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(found, expected, dim=0) > 0.99

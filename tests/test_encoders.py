@@ -45,6 +45,16 @@ def test_every_encoder(name, side):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_hidden_layers_in_half_precision(name):
+    exact, half = make(name, 24), make(name, 24, amp=True)
+    far, near = exact(crops(16, 24)), half(crops(16, 24))
+    assert near.dtype == torch.float32 and not torch.equal(near, far)
+    assert float((near - far).detach().abs().max()) < 0.05 * float(far.detach().std())
+    near.square().sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in half.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_settings_are_heard(name):
     assert make(name, 20, variational=True)(crops(2, 20)).shape == (2, 6)  # means and log variances
     assert make(name, 20, enc_layers=1, enc_dim=5)(crops(2, 20)).shape == (2, 3)

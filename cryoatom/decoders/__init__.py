@@ -8,4 +8,6 @@ from cryoatom.train_config import TrainConfig
 
 def build_decoder(settings: TrainConfig, scaffold: Scaffold) -> Decoder:
     """Return the decoder that the settings name, with fresh weights."""
-    return load(DECODERS, settings.decoder)(settings, scaffold)
+    decoder = load(DECODERS, settings.decoder)(settings, scaffold)
+    decoder.is_half = settings.amp
+    return decoder

@@ -6,10 +6,12 @@ from abc import ABC, abstractmethod
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
+
+from cryoatom.precision import HalfInside
 
 
-class Decoder(nn.Module, ABC):
+class Decoder(HalfInside, ABC):
     """Maps latents to displacements of points from where they start; untrained ones displace nothing.
 
     Where some of its own parameters are random variables (cryoSPHERE's segments), it draws them once a step and tells

@@ -50,10 +50,16 @@ class GNNDecoder(Decoder):
         """Return displacements in Å."""
         features = self.embedding(latents)
         state = NodeState(features, features.new_zeros(()).expand(*features.shape[:2], 3))
+        if self.readout is None:
+            return self._through_layers(state).moves.transpose(0, 1)
+        with self.hidden_precision(latents):
+            state = self._through_layers(state)
+        return self.readout(state.features).transpose(0, 1)
+
+    def _through_layers(self, state: NodeState) -> NodeState:
         for layer in self.layers:
             state = layer(state)
-        moves = state.moves if self.readout is None else self.readout(state.features)
-        return moves.transpose(0, 1)
+        return state
 
 
 def build_gnn(settings: TrainConfig, scaffold: Scaffold) -> GNNDecoder:

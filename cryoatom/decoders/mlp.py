@@ -47,7 +47,9 @@ class MLPDecoder(Decoder):
 
     def forward(self, latents: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch residues 3"]:
         """Return displacements in Å."""
-        return self.readout(self.hidden(latents)).unflatten(1, (-1, 3))
+        with self.hidden_precision(latents):
+            features = self.hidden(latents)
+        return self.readout(features.to(latents)).unflatten(1, (-1, 3))
 
 
 def build_mlp(settings: TrainConfig, scaffold: Scaffold) -> MLPDecoder:

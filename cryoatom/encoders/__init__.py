@@ -6,13 +6,14 @@ whatever conformation and pose, so that no other function of the image tells mor
 the particle's size. It comes divided by its spread over the data set, the scale that networks start from.
 """
 
-from torch import nn
-
 from cryoatom.catalog import ENCODERS, load
+from cryoatom.precision import HalfInside
 from cryoatom.train_config import TrainConfig
 
 
-def build_encoder(settings: TrainConfig, side: int) -> nn.Module:
+def build_encoder(settings: TrainConfig, side: int) -> HalfInside:
     """Return the network that the settings name: crops of unit variance to latents, twice as long where variational."""
     outputs = settings.zdim * (2 if settings.variational else 1)
-    return load(ENCODERS, settings.encoder)(settings, side, outputs)
+    encoder = load(ENCODERS, settings.encoder)(settings, side, outputs)
+    encoder.is_half = settings.amp
+    return encoder

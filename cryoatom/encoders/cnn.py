@@ -6,12 +6,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cryoatom.perceptron import ACTIVATIONS
+from cryoatom.precision import HalfInside
 from cryoatom.train_config import TrainConfig
 
 _CHANNELS = 16  # of the first block; each further block has twice as many
 
 
-class CNNEncoder(nn.Module):
+class CNNEncoder(HalfInside):
     """Blocks of convolution, batch normalisation and 2 x 2 max pooling; Linear(pixels -> width); Linear to outputs.
 
     Prins et al. have five poolings behind seven convolutions of 64 to 256 channels (those of CryoFIRE;
@@ -53,7 +54,9 @@ class CNNEncoder(nn.Module):
 
     def forward(self, crops: Float[Tensor, "batch side side"]) -> Float[Tensor, "batch outputs"]:
         """Return the latents of images."""
-        return self.network(crops[:, None])
+        with self.hidden_precision(crops):
+            features = self.network[:-1](crops[:, None])
+        return self.network[-1](features.to(crops))
 
 
 def build_cnn(settings: TrainConfig, side: int, outputs: int) -> CNNEncoder:

@@ -6,10 +6,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cryoatom.perceptron import hidden_layers
+from cryoatom.precision import HalfInside
 from cryoatom.train_config import TrainConfig
 
 
-class MLPEncoder(nn.Module):
+class MLPEncoder(HalfInside):
     """Linear(side² -> width), `layers` residual layers of `width`, Linear to outputs.
 
     Parameters
@@ -29,7 +30,9 @@ class MLPEncoder(nn.Module):
 
     def forward(self, crops: Float[Tensor, "batch side side"]) -> Float[Tensor, "batch outputs"]:
         """Return the latents of images."""
-        return self.network(crops)
+        with self.hidden_precision(crops):
+            features = self.network[:-1](crops)
+        return self.network[-1](features.to(crops))
 
 
 def build_mlp(settings: TrainConfig, side: int, outputs: int) -> MLPEncoder:
