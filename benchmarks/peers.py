@@ -230,16 +230,17 @@ def cryodrgn_rows(given: argparse.Namespace, folder: Path) -> list[Row]:
     cpu_of([program, "parse_ctf_star", given.particles, "-o", ctf])
     rows = []
     for side, width, images, batch in (
-        (box, 1024, 4, 2),
-        (box, 256, 32, 8),
-        (box // HALF, 1024, 16, 8),
-        (box // HALF, 256, 128, 8),
+        (box // HALF, 256, 64, 8),
+        (box // HALF, 1024, 8, 8),
+        (box, 256, 16, 8),
+        (box, 1024, 2, 2),
     ):
         chosen = pickled(folder / f"first{images}.pkl", images)
         stack = given.particles if side == box else shrunk(given, folder)
         command = [program, "train_vae", stack, "--datadir", given.particles.parent, "--ind", chosen, "--poses", poses,
                    "--ctf", ctf, "--zdim", 8, "-b", batch, "--enc-dim", width, "--dec-dim", width, "--no-analysis",
-                   "--checkpoint", 1000, "--num-workers", 0, "--max-threads", 1, "-o", folder / "cryodrgn", "-n"]  # fmt: skip
+                   "--checkpoint", 1000, "--num-workers", 0, "--max-threads", 1, "-o", folder / "cryodrgn",
+                   "-n"]  # fmt: skip
         found = repeated(given, command, images)
         rows.append(Row(f"cryoDRGN, 3 x {width}, {side} x {side}", images, found))
         print(f"{rows[-1].name}: {found} ms", flush=True)
@@ -258,11 +259,12 @@ def pickled(path: Path, count: int) -> Path:
 
 
 def shrunk(given: argparse.Namespace, folder: Path) -> Path:
-    """Return a stack of all images at a part of their side, by cryoDRGN, whose poses and CTFs are those of all."""
+    """Return a stack of the first images at a part of their side, by cryoDRGN."""
     stack = folder / "half.mrcs"
     if not stack.exists():
-        program, side = given.cryodrgn.with_name("cryodrgn"), box_of(given) // HALF
-        cpu_of([program, "downsample", given.particles, "--datadir", given.particles.parent, "-D", side, "-o", stack])
+        cpu_of([given.cryodrgn.with_name("cryodrgn"), "downsample", given.particles, "--datadir",
+                given.particles.parent, "--ind", pickled(folder / "some.pkl", 64), "-D", box_of(given) // HALF,
+                "-o", stack])  # fmt: skip
     return stack
 
 

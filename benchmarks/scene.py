@@ -86,7 +86,7 @@ def make_scene(
     shifts = torch.from_numpy(generator.uniform(-1, 1, (count, 2)) * max_shift).float()
     true = torch.from_numpy(template.positions + generator.normal(size=(count, len(template), 3))).float()
     with torch.no_grad():
-        beads.log_scale += LOG_SCALE
+        beads.log_scale.add_(LOG_SCALE)
         centers = beads.project(true, rotations) + shifts[:, None]
         parts = np.array_split(np.arange(count), -(-count * len(beads.electrons) * box // _MOST_GAUSSIANS))
         masses, widths = beads.amplitudes(), beads.variances()
