@@ -41,6 +41,23 @@ def test_a_stretched_chain_has_none_and_points_beyond_residues_do_not_count():
     torch.testing.assert_close(Clash(torch.arange(20), 7.0)(points), torch.tensor([7.0]))  # 1 Å too near, one pair
 
 
+@pytest.mark.parametrize("middle", [0.0, -250.0, 1e4])
+def test_clashes_of_many_residues_are_those_of_all_distances(middle):
+    generator = torch.Generator().manual_seed(0)
+    x = 60 * torch.rand(3, 1500, 3, generator=generator, dtype=torch.float64) + middle
+    position = torch.arange(1500) + 999 * (torch.arange(1500) >= 700)
+    overlap = (4 - (x[:, :, None] - x[:, None]).norm(dim=-1)).clamp_min(0).square()
+    expected = (overlap * (position - position[:, None] > 2)).sum(dim=(1, 2))
+    torch.testing.assert_close(clash_loss(x, position), expected)
+
+
+def test_residues_that_are_nowhere_or_far_beyond_the_grid_clash_with_nothing_else():
+    x = 100.0 * torch.arange(24.0)[:, None].repeat(1, 3)[None]
+    x[0, 3], x[0, 9], x[0, 15], x[0, 20] = torch.nan, 1e9, -3e38, torch.inf
+    x[0, 23] = x[0, 0] + torch.tensor([3.0, 0.0, 0.0])
+    torch.testing.assert_close(clash_loss(x, torch.arange(24)), torch.tensor([1.0]))
+
+
 def test_gradcheck():
     x = torch.randn(2, 12, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 4
     assert torch.autograd.gradcheck(lambda x: clash_loss(x, torch.arange(12)), x.requires_grad_())

@@ -6,10 +6,10 @@ import torch
 from reference import render_loop
 
 from cryoatom.fourier import centered_rfft2, frequencies
-from cryoatom.imaging.project import render, render_dense
+from cryoatom.imaging.project import _groups_per_slab, _tiles, render, render_dense
 
 # A bead of `render` ends at 4.5 σ, where it is exp(-4.5²/2) = 4e-5 of its peak.
-RENDERERS = [pytest.param(render_dense, 1e-6, id="dense"), pytest.param(render, 5e-5, id="strips")]
+RENDERERS = [pytest.param(render_dense, 1e-6, id="dense"), pytest.param(render, 5e-5, id="tiles")]
 
 
 def random_beads(
@@ -67,6 +67,56 @@ def test_strips_of_beads_on_one_line_and_of_a_wide_bead():
     for variances in (torch.full((60,), 4.0), torch.linspace(3, 900, 60)):
         beads = (centers, torch.ones(60, dtype=torch.float64), variances.double())
         torch.testing.assert_close(render(*beads, 24, 2.0), render_dense(*beads, 24, 2.0), atol=1e-5, rtol=1e-3)
+
+
+def many_beads(side: int, beads: int = 2500, *, scale: float = 0.55) -> list[torch.Tensor]:
+    """Return beads in two images of 2 Å pixels, a few of them outside."""
+    generator = torch.Generator().manual_seed(beads + side)
+    centers = (0.45 * torch.randn(2, beads, 2, generator=generator, dtype=torch.float64)).clamp(-1.05, 1.05)
+    _, amplitudes, variances = random_beads(1, beads, narrowest=1.6)
+    return [(scale * 2 * side * centers).requires_grad_(), amplitudes, variances]
+
+
+@pytest.mark.parametrize("beads", [1500, 2543])
+@pytest.mark.parametrize("side", [72, 81])
+def test_tiles_are_the_dense_image_but_for_the_tails(side, beads):
+    points = many_beads(side, beads)
+    assert all(tiles.columns < side for tiles in _tiles(points[0].detach(), points[2].detach(), side, 2.0))
+    dense, tiles = (function(*points, side, 2.0) for function in (render_dense, render))
+    assert (dense - tiles).abs().max() < 1e-4 * dense.max()
+    weight = torch.randn(2, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    expected, found = (torch.autograd.grad((image * weight).sum(), points) for image in (dense, tiles))
+    for fast, slow in zip(found, expected, strict=True):
+        assert (fast - slow).norm() < 2e-3 * slow.norm()
+
+
+def test_small_molecules_and_wide_beads_are_drawn_on_strips_and_large_molecules_on_tiles():
+    assert [_groups_per_slab(beads, side, 10.0) for beads, side in ((590, 41), (1000, 48))] == [1, 1]
+    assert _groups_per_slab(2400, 72, 60.0) == 1
+    assert _groups_per_slab(38_000, 200, 10.0) > 10
+
+
+@pytest.mark.parametrize("far", ["one bead", "a tail in x", "a tail in y"])
+def test_beads_that_lie_apart_make_few_tiles_large(far):
+    side, points = 120, [value.detach() for value in many_beads(120, 6000, scale=0.25)]
+    line = torch.linspace(60, 118, 100, dtype=torch.float64)
+    if far == "one bead":
+        points[0][:, 0] = torch.tensor([-118.0, 100.0])
+    else:
+        axis = "xy".index(far[-1])
+        points[0][:, :100, axis], points[0][:, :100, 1 - axis] = line, 0.0
+    torch.testing.assert_close(render(*points, side, 2.0), render_dense(*points, side, 2.0), atol=1e-3, rtol=0)
+    small, large = _tiles(points[0], points[2], side, 2.0)
+    assert small.rows * small.columns < 0.05 * side**2
+    assert len(large.bead) < len(small.bead)
+
+
+def test_an_image_with_a_bead_that_is_nowhere_says_so():
+    points = [value.detach() for value in many_beads(72)]
+    points[0][1, 7, 0] = torch.nan
+    image = render(*points, 72, 2.0)
+    assert image[0].isfinite().all()
+    assert image[1].isnan().any()
 
 
 @pytest.mark.parametrize(("renderer", "tolerance"), RENDERERS)

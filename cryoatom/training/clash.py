@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 CLASH_DISTANCE = 4.0  # Å between C-alphas (cryoSPHERE, figure 7)
 _NEIGHBOURS = 2  # residues that are so near in the chain may be near in space
-_BRANCH = 4  # blocks, or residues, that make the next larger block
-_MOST_BLOCKS = 16  # that are compared each with each
+_GRID = 2**16  # cells along an axis, each as wide as the distance; what lies beyond is in the last one
+_COLUMNS = ((0, 1), (1, -1), (1, 0), (1, 1))  # of cells, beside a cell's own: one of each two that are opposite
 
 
 class Clash(nn.Module):
@@ -43,8 +43,8 @@ def clash_loss(
 ) -> Float[Tensor, " batch"]:
     """Return Σ max(0, 4 Å - |x_i - x_j|)² over pairs with |i - j| > 2 along the chain, Å².
 
-    Pairs are found without gradient, from large blocks of the chain that are near enough down to residues; the few that
-    clash are computed. Time and memory are linear in the residues.
+    Pairs are found without gradient, in neighbouring cells of a grid; the few that clash are computed. Time and memory
+    are linear in the residues.
     """
     image, first, second = _clashing(conformations.detach(), chain_position)
     distance = (conformations[image, first] - conformations[image, second]).norm(dim=-1)
@@ -54,34 +54,33 @@ def clash_loss(
 
 def _clashing(conformations: Tensor, chain_position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return images, first and second residues of all pairs that clash."""
-    levels = _spheres(conformations)
-    everything = levels[-1][1].new_ones(*levels[-1][1].shape, levels[-1][1].shape[1], dtype=torch.bool)
-    image, first, second = torch.nonzero(everything.triu(), as_tuple=True)
-    child = torch.arange(_BRANCH, device=conformations.device)
-    for depth in range(len(levels) - 1, -1, -1):
-        centers, radii = levels[depth]
-        apart = (centers[image, first] - centers[image, second]).norm(dim=-1)
-        is_near = (apart < radii[image, first] + radii[image, second] + CLASH_DISTANCE) & (first <= second)
-        image, first, second = image[is_near], first[is_near], second[is_near]
-        if depth:
-            image = image.repeat_interleave(_BRANCH**2)
-            first = (_BRANCH * first[:, None] + child.repeat_interleave(_BRANCH)).flatten()
-            second = (_BRANCH * second[:, None] + child.repeat(_BRANCH)).flatten()
+    points, residues = conformations.flatten(0, 1), conformations.shape[1]
+    one, other = _pairs_of_cells(conformations)
+    apart = (points.index_select(0, one) - points.index_select(0, other)).square().sum(dim=-1)
+    is_near = apart < CLASH_DISTANCE**2
+    one, other = one[is_near], other[is_near]
+    image, first, second = one // residues, torch.minimum(one, other) % residues, torch.maximum(one, other) % residues
     counts = chain_position[second] - chain_position[first] > _NEIGHBOURS
     return image[counts], first[counts], second[counts]
 
 
-def _spheres(conformations: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return centres and radii of residues, of blocks of them, of blocks of blocks, until there are few."""
-    centers, radii = conformations, torch.zeros_like(conformations[..., 0])
-    levels = [(centers, radii)]
-    while radii.shape[1] > _MOST_BLOCKS:
-        missing = -radii.shape[1] % _BRANCH
-        centers = torch.cat([centers, centers[:, -1:].expand(-1, missing, -1)], dim=1)
-        radii = torch.nn.functional.pad(radii, (0, missing), value=-torch.inf)  # what is not there is near nothing
-        levels[-1] = (centers, radii)
-        inner, reach = centers.unflatten(1, (-1, _BRANCH)), radii.unflatten(1, (-1, _BRANCH))
-        centers = inner.mean(dim=2)
-        radii = ((inner - centers[:, :, None]).norm(dim=-1) + reach).amax(dim=2)
-        levels.append((centers, radii))
-    return levels
+def _pairs_of_cells(conformations: Tensor) -> tuple[Tensor, Tensor]:
+    """Return pairs of residues, counted through all images, in one cell or in two that touch; each pair once.
+
+    Cells are numbered so that those along z follow each other: three of them are one run of the sorted residues.
+    """
+    half = _GRID // 2
+    cell = (conformations / CLASH_DISTANCE).floor().nan_to_num().clamp(1 - half, half - 2).long() + half
+    image = torch.arange(len(conformations), device=conformations.device)[:, None]
+    number = ((image * _GRID + cell[..., 0]) * _GRID + cell[..., 1]) * _GRID + cell[..., 2]
+    number, residue = number.flatten().sort()
+    here = torch.arange(len(number), device=number.device)
+    starts, stops = [here + 1], [torch.searchsorted(number, number + 1, right=True)]
+    for x, y in _COLUMNS:
+        beside = number + (x * _GRID + y) * _GRID
+        starts.append(torch.searchsorted(number, beside - 1))
+        stops.append(torch.searchsorted(number, beside + 1, right=True))
+    start, count = torch.cat(starts), torch.cat(stops) - torch.cat(starts)
+    one = here.repeat(len(starts)).repeat_interleave(count)
+    other = torch.arange(len(one), device=one.device) + (start - count.cumsum(0) + count).repeat_interleave(count)
+    return residue[one], residue[other]
