@@ -220,6 +220,10 @@ class TrainConfig(Settings):
     )
 
     num_epochs: PositiveInt = setting(20, "Passes over the images, at most.", flags=("-n", "--num-epochs"))
+    restarts: PositiveInt = setting(
+        1,
+        "Starting weights to try, 4 epochs each; the run begins at those with the lowest training loss then.",
+    )
     batch_size: PositiveInt = setting(64, "Images in a step.", flags=("-b", "--batch-size"))
     lr: float = setting(5e-3, "Learning rate of the network.", gt=0)
     bead_lr: float = setting(1e-2, "Learning rate of bead masses and widths.", gt=0)
@@ -274,8 +278,11 @@ class TrainConfig(Settings):
 
     seed: int = setting(0, "Seed of every random number.", ge=0)
     threads: PositiveInt | None = setting(None, "CPU threads [default: what SLURM and the machine grant].")
-    chunk: PositiveInt = setting(32, "Images that a CPU thread works on at once.")
+    chunk: PositiveInt | None = setting(
+        None, "Images that a CPU thread works on at once [default: 32, fewer beyond 2,000 residues]."
+    )
     device: str = setting("auto", "auto, cpu, or cuda[:N].")
+    amp: bool = setting(False, "Hidden layers of networks in bfloat16; coordinates and likelihood stay in float32.")
 
     force: bool = setting(False, "Go on although the checks of poses, hand and contrast say that they are wrong.")
     load: Literal["latest"] | Path | None = setting(
@@ -315,6 +322,11 @@ class TrainConfig(Settings):
             raise ValueError(
                 "--encoder needs known poses, or those of an earlier run: first train with --poses esl, then give its "
                 "poses.star with --poses"
+            )
+        if self.restarts > 1 and self.poses == "esl":
+            raise ValueError(
+                f"--restarts {self.restarts} tells starts apart by their first epochs, which --poses esl spends on "
+                "poses: first train with --poses esl, then give its poses.star with --poses"
             )
         if self.scale == "group" and self.likelihood == "profiled":
             raise ValueError("--scale group has no meaning with --likelihood profiled: each image has its own scale")

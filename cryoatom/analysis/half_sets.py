@@ -21,7 +21,7 @@ _SAME = 0.05  # Å: another device decodes a little differently
 _FITTED_BY = {  # settings that halves share with their run
     *MODEL_SETTINGS,
     *("fit_beads", "crop_pixel", "diameter", "margin", "num_epochs", "batch_size", "blur", "z_components", "kl"),
-    *("regularizer", "geometry", "geometry_pairs", "geometry_count", "bond_length", "clash"),
+    *("regularizer", "geometry", "geometry_pairs", "geometry_count", "bond_length", "clash", "restarts"),
     *("lr", "bead_lr", "z_lr", "wd", "warmup", "decay", "z_passes", "scale", "robust"),
     *("r0", "r1", "r2", "omega", "r2_tolerance", "z_prior", "held_out", "patience", "noise", "uninvert_data"),
 }

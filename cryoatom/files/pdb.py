@@ -91,14 +91,9 @@ def read_pdb_models(path: Path) -> tuple[Atoms, np.ndarray]:
 def write_pdb_models(path: Path, atoms: Atoms, positions: np.ndarray) -> None:
     """Write (models, atoms, 3) positions; MODEL records only where there is more than one model.
 
-    Chain names of several letters become the first free letter, their own first letter if it is free.
-
-    Raises
-    ------
-    ValueError
-        Where the format has no room: more than 99,999 atoms, more than 62 chains, and the like.
+    Chain names of several letters become the first free letter, their own first letter if it is free. There must be
+    room for all, see :func:`check_pdb_room`.
     """
-    _check_fits(path, atoms, positions)
     atoms = replace(atoms, chain_ids=_one_letter_chains(atoms.chain_ids))
     heads = [_head(atoms, i) for i in range(len(atoms))]
     tails = [
@@ -284,7 +279,14 @@ def _head(atoms: Atoms, i: int) -> str:
     )
 
 
-def _check_fits(path: Path, atoms: Atoms, positions: np.ndarray) -> None:
+def check_pdb_room(path: Path, atoms: Atoms, positions: np.ndarray) -> None:
+    """Check that the PDB format has room for what is to be written to `path`.
+
+    Raises
+    ------
+    ValueError
+        Else: more than 99,999 atoms, more than 62 chains, and the like.
+    """
     limits = {
         f"{len(atoms)} atoms (at most 99999)": len(atoms) > 99_999,
         f"{len(np.unique(atoms.chain_ids))} chains (at most {len(CHAIN_LETTERS)})": (

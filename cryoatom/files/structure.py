@@ -8,7 +8,7 @@ from pathlib import Path
 import gemmi
 import numpy as np
 
-from cryoatom.files.pdb import elements_or_guess, read_pdb_atoms, read_pdb_models, write_pdb_models
+from cryoatom.files.pdb import check_pdb_room, elements_or_guess, read_pdb_atoms, read_pdb_models, write_pdb_models
 from cryoatom.files.replacing import replacing
 from cryoatom.records import Atoms
 
@@ -92,6 +92,8 @@ def write_models(path: str | os.PathLike, atoms: Atoms, positions: np.ndarray) -
     """Write (models, atoms, 3) positions of the same atoms as a file of one or several models."""
     path = Path(path)
     write = _write_mmcif_models if is_mmcif(path) else write_pdb_models
+    if write is write_pdb_models:
+        check_pdb_room(path, atoms, positions)
     with replacing(path) as temporary:
         write(temporary, atoms, positions)
 

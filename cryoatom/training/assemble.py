@@ -44,6 +44,7 @@ from cryoatom.workers import Workers
 
 ALPHA_DISTANCE = 3.8  # Å, of C-alphas with a trans peptide bond between them
 _SEARCHED_POSE_RATE_DEG = 0.6
+_RESIDUES_AT_ONCE = 65_536  # of all images in a chunk
 _SPREAD_SAMPLE = 256  # images that tell the encoder's unit of brightness
 _logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def one_conformation(config: TrainConfig) -> TrainConfig:
     """Return the settings; with --homogeneous those of one conformation for all images, whatever else they say."""
     if not config.homogeneous:
         return config
-    return config.model_copy(update={"decoder": "constant", "encoder": "none", "variational": False})
+    return config.model_copy(update={"decoder": "constant", "encoder": "none", "variational": False, "restarts": 1})
 
 
 def build_scaffold(config: TrainConfig, template: Template, graph: ProteinGraph) -> Scaffold:
@@ -61,11 +62,16 @@ def build_scaffold(config: TrainConfig, template: Template, graph: ProteinGraph)
     return make(template, graph, start=config.start, seed=config.seed)
 
 
-def build_model(config: TrainConfig, template: Template, graph: ProteinGraph, pixel_size: float) -> ConformationModel:
-    """Assemble decoder, beads and template for crops of `pixel_size` Å; equal seeds give equal weights."""
+def build_model(
+    config: TrainConfig, template: Template, graph: ProteinGraph, pixel_size: float, *, start_seed: int | None = None
+) -> ConformationModel:
+    """Assemble decoder, beads and template for crops of `pixel_size` Å; equal seeds give equal weights.
+
+    `start_seed` is that of the starting weights alone, where it is not --seed.
+    """
     scaffold = build_scaffold(config, template, graph)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.seed if start_seed is None else start_seed)
         decoder = build_decoder(one_conformation(config), scaffold)
         output_norm = OutputNorm() if config.output_norm == "mlp" else None
     layout = bead_layout(template, config.beads)
@@ -128,8 +134,24 @@ def forget_template(objective: Objective, config: TrainConfig, template: Templat
     objective.weights = replace(objective.weights, r2=0.0)
 
 
-def build_trainer(config: TrainConfig, inputs: Inputs, data: MatchedSet, workers: Workers) -> Trainer:
-    """Assemble the state of a fit at its start."""
+def build_trainer(
+    config: TrainConfig,
+    inputs: Inputs,
+    data: MatchedSet,
+    workers: Workers,
+    *,
+    start_seed: int | None = None,
+    feed: ImageFeed | None = None,
+) -> Trainer:
+    """Assemble the state of a fit at its start.
+
+    Parameters
+    ----------
+    start_seed
+        Of the starting weights and first latents alone; by default --seed, as for all that is random.
+    feed
+        Of an earlier trainer of the same images, to read them from.
+    """
     if workers.ranks.size > 1 and expected_plan(config) is not None:
         raise ValueError("--pose-loss expected notes poses as it goes, in one process: run it without torchrun")
     config = one_conformation(config)
@@ -143,17 +165,17 @@ def build_trainer(config: TrainConfig, inputs: Inputs, data: MatchedSet, workers
         pose_lr=pose_rate(config),
         blur=config.blur,
     )
-    plan = Plan(schedule, config.batch_size, config.wd, config.seed, config.chunk)
+    plan = Plan(schedule, config.batch_size, config.wd, config.seed, chunk_size(config, len(inputs.template)))
     objective, poses = build_objective(config, inputs.template, data.grid.coarse_pixel), starting_poses(config, inputs)
     measures = expected_plan(config)
     if measures is not None:
         objective.without_poses = ExpectedLoss(measures, poses, data.grid.coarse_pixel, is_attached=config.esl_attached)
     device = choose_device(config.device)
-    feed = ImageFeed(data, device)
+    feed = ImageFeed(data, device) if feed is None else feed
     return Trainer(
-        build_model(config, inputs.template, inputs.graph, data.grid.coarse_pixel),
+        build_model(config, inputs.template, inputs.graph, data.grid.coarse_pixel, start_seed=start_seed),
         objective,
-        build_latents(config, feed, workers),
+        build_latents(config, feed, workers, config.seed if start_seed is None else start_seed),
         feed,
         poses,
         plan,
@@ -163,15 +185,22 @@ def build_trainer(config: TrainConfig, inputs: Inputs, data: MatchedSet, workers
     )
 
 
-def build_latents(config: TrainConfig, feed: ImageFeed, workers: Workers) -> LatentTable | EncodedLatents:
-    """Return latents of their own for all images, or those that an encoder reads off them."""
-    generator = torch.Generator().manual_seed(config.seed)
+def chunk_size(config: TrainConfig, residues: int) -> int:
+    """Return how many images a CPU thread works on at once: 32, or what takes half a gigabyte (8 kB a residue)."""
+    return config.chunk or min(32, max(1, _RESIDUES_AT_ONCE // residues))
+
+
+def build_latents(
+    config: TrainConfig, feed: ImageFeed, workers: Workers, start_seed: int
+) -> LatentTable | EncodedLatents:
+    """Return latents of their own for all images, or those that an encoder with weights of `start_seed` reads off."""
+    generator = torch.Generator().manual_seed(start_seed)
     data = feed.data
     table = own_latents(scattered_latents(len(data), config.zdim, LATENT_SPREAD, generator))
     if config.encoder == "none":
         return table
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(start_seed)
         network = build_encoder(config, data.grid.side)
     spread = float(data.read(spaced_rows(len(data), _SPREAD_SAMPLE))[0].std())
     return EncodedLatents(

@@ -30,6 +30,7 @@ from cryoatom.training.images import are_prepared, measure_noise, prepare_images
 from cryoatom.training.inputs import Inputs, read_inputs, run_identity
 from cryoatom.training.latent_mixture import latent_prior
 from cryoatom.training.pose_search import PoseSearch
+from cryoatom.training.restarts import TRIAL
 from cryoatom.training.robust import CONTROLS
 from cryoatom.training.search_plan import search_plan
 from cryoatom.training.stage import silent
@@ -161,10 +162,13 @@ def _training(config: TrainConfig, trainer: Trainer, count: int) -> dict[str, fl
         sample = min(training, plan.images)
         visited += plan.epochs * (max(plan.images, sample) - training)
     epochs = visited * step + config.num_epochs * (2 * held_out * latents + min(count, CONTROLS) * forward)
+    trials = {}
+    if config.restarts > 1:
+        trials = {f"trying {config.restarts} starts": config.restarts * min(TRIAL, config.num_epochs) * training * step}
     is_denoised = are_latents_denoised(config)
     passes = 0 if config.homogeneous or config.variational or is_denoised else config.z_passes
     denoising = _seconds_each(functools.partial(_slopes, config, trainer), rows) + _CHECKS * forward
-    return {
+    return trials | {
         f"{config.num_epochs} epochs": epochs + passes * count * latents,
         "denoising latents": (training + count) * denoising if is_denoised else 0.0,
         "uncertainty": count * _uncertainty(config, trainer, rows),

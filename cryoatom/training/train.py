@@ -11,12 +11,13 @@ import numpy as np
 from cryoatom.distributed import Ranks, joined
 from cryoatom.files.replacing import are_files_written, writing_files
 from cryoatom.files.rows import read_rows
+from cryoatom.imaging.matched import MatchedSet
 from cryoatom.run_folder import RunFolder
 from cryoatom.structure.graph import write_graph
 from cryoatom.structure.template import write_template
 from cryoatom.threads import available_cores
 from cryoatom.train_config import TrainConfig
-from cryoatom.training.assemble import build_trainer, one_conformation
+from cryoatom.training.assemble import build_trainer, chunk_size, one_conformation
 from cryoatom.training.checkpoint import Identity, find_checkpoint, save_checkpoint
 from cryoatom.training.checks import check_inputs
 from cryoatom.training.denoise import are_latents_denoised, denoise_latents
@@ -29,6 +30,7 @@ from cryoatom.training.inputs import Inputs, read_inputs, run_identity
 from cryoatom.training.latent_mixture import Denoised
 from cryoatom.training.outputs import write_outputs
 from cryoatom.training.pose_report import check_hand, report_poses
+from cryoatom.training.restarts import choose_start
 from cryoatom.training.segments import write_segments
 from cryoatom.training.stage import Stage, silent
 from cryoatom.training.trainer import Trainer
@@ -115,14 +117,14 @@ def fit_and_write(run: Run, ranks: Ranks, stage: Stage) -> None:
     write_graph(folder.graph, inputs.graph)
     rows = np.arange(len(inputs.particles)) if config.ind is None else read_rows(config.ind)
     folder.save_array(folder.rows, rows)
-    cores = available_cores(config.threads)
-    if cores * config.chunk > config.batch_size:
+    cores, chunk = available_cores(config.threads), chunk_size(config, len(inputs.template))
+    if cores * chunk > config.batch_size:
         _logger.info(
             "%d threads share batches of %d: more than %d have no work while training; a larger --batch-size "
             "or a smaller --chunk would",
             cores,
             config.batch_size,
-            -(-config.batch_size // config.chunk),
+            -(-config.batch_size // chunk),
         )
     _logger.info("%d images, %d residues, %d threads", len(inputs.particles), len(inputs.template), cores)
     if config.poses == "esl":
@@ -131,7 +133,7 @@ def fit_and_write(run: Run, ranks: Ranks, stage: Stage) -> None:
         _logger.info("going on from %s", run.checkpoint)
     with Workers(cores, ranks) as workers:
         data = prepare_images(config, inputs, folder, workers, stage)
-        trainer = build_trainer(config, inputs, data, workers)
+        trainer = start_fit(run, data, workers, stage)
         fitted = fit(config, trainer, folder, run.identity, run.checkpoint, stage)
         fits = fitting_probability(config, trainer)
         known = denoise(config, trainer, fits, stage)
@@ -149,6 +151,19 @@ def fit_and_write(run: Run, ranks: Ranks, stage: Stage) -> None:
             write_outputs(config, folder, inputs.particles, inputs.template, trainer, lambda done: advance(done, ""))
         if config.decoder == "rigid" and not config.homogeneous:
             write_segments(folder, inputs.template, trainer.model.decoder)
+
+
+def start_fit(run: Run, data: MatchedSet, workers: Workers, stage: Stage) -> Trainer:
+    """Return the fit at its start; what goes on from a checkpoint has chosen its starting weights before."""
+    config = one_conformation(run.config)
+    trainer = build_trainer(config, run.inputs, data, workers)
+    if run.checkpoint is not None:
+        return trainer
+
+    def build(seed: int) -> Trainer:
+        return build_trainer(config, run.inputs, data, workers, start_seed=seed, feed=trainer.feed)
+
+    return choose_start(config, trainer, build, stage)
 
 
 def denoise(config: TrainConfig, trainer: Trainer, fits: np.ndarray, stage: Stage) -> Denoised | None:
