@@ -26,6 +26,7 @@ from cryoatom.interruption import PeerLostError, is_stop_asked
 
 Value = TypeVar("Value")
 _FIRST_PORT, _PORTS = 20_000, 12_000  # below those that systems give to clients
+_SIZE, _ROOM = 8, 4096  # bytes: of the length of a message, and what messages are a multiple of
 _MEETING = timedelta(minutes=10)
 _PATIENCE = timedelta(days=2)  # rank 0 may read, check and write for long while the others wait
 
@@ -42,6 +43,7 @@ class Ranks:
     def __init__(self, rank: int = 0, size: int = 1):
         self.rank, self.size = rank, size
         self._is_stop_asked = False
+        self._room = _ROOM  # of a message, as the last one had need of: steps are alike, and so take one round each
 
     @property
     def is_first(self) -> bool:
@@ -68,18 +70,25 @@ class Ranks:
         if self.size == 1:
             return [value]
         packed = _packed((value, is_stop_asked()))
-        sizes = [torch.zeros(1, dtype=torch.long) for _ in range(self.size)]
-        with _hearing_of_losses():
-            distributed.all_gather(sizes, torch.tensor([len(packed)]))
-        longest = int(max(sizes))
-        padded = torch.zeros(longest, dtype=torch.uint8)
-        padded[: len(packed)] = packed
-        parts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
-        with _hearing_of_losses():
-            distributed.all_gather(parts, padded)
-        found = [_unpacked(part[: int(size)]) for part, size in zip(parts, sizes, strict=True)]
+        parts, sizes = self._exchanged(packed)
+        is_cut = max(sizes) > self._room
+        self._room = -(-max(sizes) // _ROOM) * _ROOM
+        if is_cut:
+            parts, sizes = self._exchanged(packed)
+        found = [_unpacked(part[:size]) for part, size in zip(parts, sizes, strict=True)]
         self._is_stop_asked = any(is_asked for _, is_asked in found)
         return [each for each, _ in found]
+
+    def _exchanged(self, packed: Tensor) -> tuple[list[Tensor], list[int]]:
+        """Return the messages of all ranks, as far as there is room, and how long they are."""
+        message = torch.empty(_SIZE + self._room, dtype=torch.uint8)
+        message[:_SIZE] = torch.tensor([len(packed)]).view(torch.uint8)
+        sent = packed[: self._room]
+        message[_SIZE : _SIZE + len(sent)] = sent
+        parts = [torch.empty_like(message) for _ in range(self.size)]
+        with _hearing_of_losses():
+            distributed.all_gather(parts, message)
+        return [part[_SIZE:] for part in parts], [int(part[:_SIZE].view(torch.long)) for part in parts]
 
     def of_first(self, find: Callable[[], Value]) -> Value:
         """Let rank 0 alone find a value, and return it to all."""

@@ -15,6 +15,7 @@ from cryoatom.analysis.evidence import Evidence, chosen_images, gather_evidence
 from cryoatom.analysis.landscape import Landscape, survey
 from cryoatom.analysis.run import Run
 from cryoatom.run_folder import RunFolder
+from cryoatom.training.feed import ImageFeed
 from cryoatom.training.fit import training_rows
 from cryoatom.training.stage import silent
 from cryoatom.training.train import train
@@ -56,7 +57,7 @@ def test_junk_and_dead_images_are_judged_nowhere(trained, monkeypatch):
     def open_trainer(self: Run, *args: Any, **kwargs: Any):
         trainer = opened(self, *args, **kwargs)
         is_dead = np.arange(COUNT) == dead
-        trainer.data = replace(trainer.data, is_dead=is_dead)
+        trainer.feed = ImageFeed(replace(trainer.data, is_dead=is_dead), trainer.device)
         return trainer
 
     def measure_controls(trainer, rows, seed, *, held_out):

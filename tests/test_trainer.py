@@ -9,6 +9,7 @@ import torch
 from fits import bent, settings, small_template, trainer_of
 
 from cryoatom.rotations import exp_rotation, rotation_angle
+from cryoatom.training.feed import ImageFeed
 from cryoatom.training.fit import start_scale
 from cryoatom.training.trainer import FINAL_RATE, Schedule, Trainer
 
@@ -202,7 +203,7 @@ def test_an_image_that_is_not_finite_is_named(folder, threads):
     with trainer_of(settings(folder, threads=threads)) as trainer:
         crops = np.array(trainer.data.crops)
         crops[29, 3, 3] = np.nan
-        trainer.data = replace(trainer.data, crops=crops)
+        trainer.feed = ImageFeed(replace(trainer.data, crops=crops), trainer.device)
         for fit in (
             lambda: trainer.train_epoch(2, np.arange(COUNT)),
             lambda: trainer.fit_latents(np.arange(COUNT), 0.1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -15,8 +16,10 @@ class Decoder(HalfInside, ABC):
     """Maps latents to displacements of points from where they start; untrained ones displace nothing.
 
     Where some of its own parameters are random variables (cryoSPHERE's segments), it draws them once a step and tells
-    their divergence from their prior; others have none.
+    their divergence from their prior (`is_random`); others have none.
     """
+
+    is_random: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, latents: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch points 3"]:

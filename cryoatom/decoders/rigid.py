@@ -39,6 +39,8 @@ class RigidDecoder(Decoder):
         Of the perceptron: Linear to `width`, `layers` hidden layers, Linear to 6 numbers a segment.
     """
 
+    is_random = True
+
     positions: Tensor
     residue: Tensor
 

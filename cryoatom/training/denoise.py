@@ -194,10 +194,15 @@ def measure_slopes(
     trainer: Trainer, rows: np.ndarray, spread: Float[Tensor, " latent"], *, marginal_poses: bool
 ) -> Slopes:
     """Return F and g of some images at their present latents; estimated poses are marginalised."""
-    parts = trainer.workers.map(
+    own, done = len(spread), 0
+    found = Slopes(*(torch.empty(len(rows), *shape, dtype=torch.float64) for shape in ((own, own), (own,))))
+    for part in trainer.workers.stream(
         lambda chunk: _slopes(trainer, chunk, spread, marginal_poses=marginal_poses), trainer.chunks(rows)
-    )
-    return Slopes(torch.cat([part.information for part in parts]), torch.cat([part.gradient for part in parts]))
+    ):  # copied at once: thousands of small results between large temporary ones would scatter the memory
+        both = slice(done, done + len(part.gradient))
+        found.information[both], found.gradient[both] = part.information, part.gradient
+        done += len(part.gradient)
+    return found
 
 
 def _slopes(trainer: Trainer, rows: np.ndarray, spread: Tensor, *, marginal_poses: bool) -> Slopes:

@@ -61,7 +61,7 @@ def check_terms(terms: dict[str, Tensor], rows: np.ndarray, model: ConformationM
 
 
 def check_gradients(gradients: list[Tensor], rows: np.ndarray, model: ConformationModel, where: str) -> None:
-    """Check gradients before a step is taken: of latents and poses, one row per image, then of all trained weights.
+    """Check gradients before a step is taken: of latents, of poses, one row per image, and of all trained weights.
 
     Raises
     ------
@@ -78,8 +78,8 @@ def check_gradients(gradients: list[Tensor], rows: np.ndarray, model: Conformati
             raise NotFiniteError(
                 text, _lower("", f"--{'z' if what == 'latent' else 'pose'}-lr"), int(rows[int(bad[0])])
             )
-    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    for name, gradient in zip(names, gradients[2:], strict=True):
+    trained = {name: parameter.numel() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, gradient in zip(trained, gradients[2].split(list(trained.values())), strict=True):
         if not bool(torch.isfinite(gradient).all()):
             raise NotFiniteError(f"the gradient of the weights {name} is not finite in {where}", _lower(name))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -202,20 +202,22 @@ class Trainer:
             batch = order[start : start + self.batch_size]
             factor = self.schedule.factor(epoch + start / len(order))
             self.latents.prepare(torch.from_numpy(batch), is_training=True)
-            self.model.decoder.draw(torch.Generator().manual_seed(_step_seed(self.seed, epoch, visit, start)))
+            if self.model.decoder.is_random:
+                self.model.decoder.draw(torch.Generator().manual_seed(_step_seed(self.seed, epoch, visit, start)))
             terms, gradients = self._gradients(batch, self.parameters)
             self._add_divergence(gradients, len(batch) / len(order))
             check_terms(terms, batch, self.model, f"epoch {epoch + 1}")
             check_gradients(gradients, batch, self.model, f"epoch {epoch + 1}")
             terms = self.fits.note(torch.from_numpy(batch), terms)
-            self._step_weights([g / len(batch) for g in gradients[2:]], factor)
+            self._step_weights(gradients[2] / len(batch), factor)
             z_lr = 0.0 if self.are_latents_held else factor * self.schedule.z_lr
             self._step_rows(batch, gradients, z_lr, factor * self.schedule.pose_lr)
             _add_up(sums, terms)
             advance(start + len(batch))
             if self.workers.ranks.is_stop_asked:
                 raise HaltedError(Begun(visit, start + len(batch), sums))
-        self.model.decoder.draw(None)
+        if self.model.decoder.is_random:
+            self.model.decoder.draw(None)
         return {name: total / len(order) for name, total in sums.items()}
 
     def fit_latents(self, rows: np.ndarray, factor: float) -> dict[str, float]:
@@ -293,25 +295,22 @@ class Trainer:
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Return the terms of each image and the gradients of their weighted sum.
 
-        These are [latents, tangents of poses, *parameters].
+        These are [latents, tangents of poses, all parameters in one vector].
         """
         results = self.workers.map(lambda chunk: self._chunk_gradients(chunk, parameters), self.chunks(rows))
         terms = {name: torch.cat([r[0][name] for r in results]) for name in results[0][0]}
         own = self.latents.terms(torch.from_numpy(rows))
         terms |= own | {"loss": torch.stack([terms["loss"], *own.values()]).sum(dim=0)}
         of_rows = [torch.cat([r[1][k] for r in results]) for k in range(2)]
-        of_weights = torch.stack([r[1][2] for r in results]).sum(dim=0).split([p.numel() for p in parameters])
-        return terms, [*of_rows, *(part.view_as(p) for part, p in zip(of_weights, parameters, strict=True))]
+        return terms, [*of_rows, torch.stack([r[1][2] for r in results]).sum(dim=0)]
 
     def _add_divergence(self, gradients: list[Tensor], share: float) -> None:
         """Add to the gradients of weights what the decoder's own random parameters cost, by the share of an epoch."""
         cost = self.model.decoder.divergence()
         if cost is None:
             return
-        found = torch.autograd.grad(share * cost, self.parameters, allow_unused=True)
-        for index, gradient in enumerate(found, start=2):
-            if gradient is not None:
-                gradients[index] = gradients[index] + gradient
+        found = torch.autograd.grad(share * cost, self.parameters, allow_unused=True, materialize_grads=True)
+        gradients[2] = gradients[2] + _joined(found)
 
     def _chunk_gradients(
         self, rows: np.ndarray, parameters: list[torch.nn.Parameter]
@@ -325,11 +324,8 @@ class Trainer:
         total = (self.fits.weights[rows].to(self.device) * terms["loss"]).sum()
         found = dict(zip(wanted, torch.autograd.grad(total, wanted, allow_unused=True), strict=True))
         filled = [torch.zeros_like(each) if found.get(each) is None else found[each] for each in moved]
-        of_weights = torch.cat([latents.new_zeros(0), *(g.flatten() for g in filled[2:])])
-        return {name: value.detach().cpu() for name, value in terms.items()}, [
-            *(g.cpu() for g in filled[:2]),
-            of_weights,
-        ]
+        of_rows, of_weights = [g.cpu() for g in filled[:2]], _joined(filled[2:])
+        return {name: value.detach().cpu() for name, value in terms.items()}, [*of_rows, of_weights]
 
     def compare(self, rows: np.ndarray, pose_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return ⟨w, v⟩ and ⟨v, κ*v⟩ of images with their own conformations in the poses of others, float64."""
@@ -364,9 +360,10 @@ class Trainer:
         if pose_lr:
             self.poses.step(images, gradients[1], pose_lr)
 
-    def _step_weights(self, gradients: list[Tensor], factor: float) -> None:
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
+    def _step_weights(self, gradient: Tensor, factor: float) -> None:
+        parts = gradient.split([parameter.numel() for parameter in self.parameters])
+        for parameter, part in zip(self.parameters, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["rate"]
         self.optimizer.step()
@@ -374,6 +371,10 @@ class Trainer:
 
 def _step_seed(*numbers: int) -> int:
     return int(np.random.default_rng(numbers).integers(2**62))
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat([part.flatten() for part in parts]) if parts else torch.zeros(0)
 
 
 def _add_up(sums: dict[str, float], terms: dict[str, Tensor]) -> None:
