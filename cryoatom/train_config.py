@@ -323,10 +323,10 @@ class TrainConfig(Settings):
                 "--encoder needs known poses, or those of an earlier run: first train with --poses esl, then give its "
                 "poses.star with --poses"
             )
-        if self.restarts > 1 and self.poses == "esl":
+        if self.restarts > 1 and self.poses == "esl" and not self.homogeneous:
             raise ValueError(
                 f"--restarts {self.restarts} tells starts apart by their first epochs, which --poses esl spends on "
-                "poses: first train with --poses esl, then give its poses.star with --poses"
+                "poses: give --restarts 1, or first train with --poses esl, then give its poses.star with --poses"
             )
         if self.scale == "group" and self.likelihood == "profiled":
             raise ValueError("--scale group has no meaning with --likelihood profiled: each image has its own scale")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cryoatom.training.clash import Clash, clash_loss
+from cryoatom.training.clash import Clash, _pairs_of_cells, clash_loss
 
 
 def clash_loop(conformation: Tensor, position: list[int]) -> Tensor:
@@ -56,6 +56,12 @@ def test_residues_that_are_nowhere_or_far_beyond_the_grid_clash_with_nothing_els
     x[0, 3], x[0, 9], x[0, 15], x[0, 20] = torch.nan, 1e9, -3e38, torch.inf
     x[0, 23] = x[0, 0] + torch.tensor([3.0, 0.0, 0.0])
     torch.testing.assert_close(clash_loss(x, torch.arange(24)), torch.tensor([1.0]))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e9])
+def test_a_conformation_that_has_run_away_costs_nothing(value):
+    one, other = _pairs_of_cells(torch.full((2, 50, 3), value))
+    assert len(one) == len(other) == 0
 
 
 def test_gradcheck():

@@ -187,7 +187,7 @@ def test_hidden_layers_in_half_precision(name, changes):
     near, far = half(z), exact(z)
     assert near.dtype == torch.float32
     assert float((near - far).detach().abs().max()) < 0.03 * float(far.detach().std())
-    is_network = name in ("gnn", "mlp") and changes.get("gnn_layer") != "egnn"
+    is_network = name in ("gnn", "mlp", "rigid") and changes.get("gnn_layer") != "egnn"
     assert torch.equal(near, far) is not is_network  # where coordinates themselves are made, all stays as it is
     found, expected = (
         torch.cat(

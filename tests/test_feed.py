@@ -62,10 +62,16 @@ def test_images_are_read_before_they_are_asked_for():
     parts = np.array_split(np.arange(COUNT), 6)
     feed.expect(parts)
     feed._ahead[-1][1].result()
-    assert taken == [part.tolist() for part in parts[:2]]
-    feed.read(parts[0])
-    feed._ahead[-1][1].result()
     assert taken == [part.tolist() for part in parts[:3]]
+    feed.read(parts[0])
+    feed.read(parts[0])  # an encoder has seen them first
+    feed.read(parts[1])
+    feed._ahead[-1][1].result()
+    assert taken == [part.tolist() for part in parts[:4]]
+    feed.read(parts[3])  # out of turn
+    feed.read(parts[4])
+    feed._ahead[-1][1].result()
+    assert taken == [part.tolist() for part in parts[:6]]
 
 
 def test_who_asks_for_other_images_is_served_too():

@@ -16,6 +16,7 @@ from cryoatom.structure.graph import build_graph
 from cryoatom.training import restarts
 from cryoatom.training.assemble import build_model
 from cryoatom.training.checkpoint import read_checkpoint
+from cryoatom.training.finite import NotFiniteError
 from cryoatom.training.train import train
 
 QUICK = {"num_epochs": 2, "decoder": "mlp", "uncertainty": False, "dcd": False, "robust": False, "z_components": 0}
@@ -66,6 +67,28 @@ def test_the_lowest_is_taken_and_the_rest_is_of_the_seed(folder, tmp_path, monke
     name = next(name for name, value in own.items() if name.startswith("decoder") and (value != other[name]).any())
     np.testing.assert_allclose(kept["model"][name], other[name], atol=1e-6)
     assert kept["identity"]["--seed, --held-out, --train-on"].startswith("0 ")
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_start_that_runs_away_is_out(folder, tmp_path, monkeypatch, caplog, failing):
+    count = 0
+
+    def loss(*_):
+        nonlocal count
+        count += 1
+        if count <= failing:
+            raise NotFiniteError("the weights are not finite", "go on")
+        return 1.0
+
+    monkeypatch.setattr(restarts, "trial_loss", loss)
+    config = settings(folder, tmp_path, restarts=2, **QUICK)
+    if failing == 2:
+        with pytest.raises(NotFiniteError, match="the weights are not finite"):
+            train(config)
+    else:
+        with caplog.at_level(logging.INFO, "cryoatom.training.restarts"):
+            train(config)
+        assert "the run begins at start 2 of 2, loss 1.00" in caplog.messages[-1]
 
 
 def test_the_first_start_is_the_run_without_others(folder, tmp_path, monkeypatch):

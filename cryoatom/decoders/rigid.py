@@ -89,7 +89,9 @@ class RigidDecoder(Decoder):
 
     def _motions(self, latents: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         centers, radii = bodies(self.positions, share)
-        outputs = self.readout(self.hidden(latents)).unflatten(1, (-1, 6))
+        with self.hidden_precision(latents):
+            features = self.hidden(latents)
+        outputs = self.readout(features.to(latents)).unflatten(1, (-1, 6))
         return rotation_vectors(outputs[..., :3] / (2 * radii[:, None])), outputs[..., 3:], centers
 
 

@@ -83,6 +83,8 @@ def restore_fit(trainer: Trainer, state: dict[str, Any]) -> None:
     trainer.model.load_state_dict(state["model"])
     settings = [{k: v for k, v in group.items() if k != "params"} for group in trainer.optimizer.param_groups]
     trainer.optimizer.load_state_dict(state["optimizer"])
+    for group in trainer.optimizer.param_groups:
+        group["fused"] = True  # also where an earlier version has written the checkpoint
     for group, setting in zip(trainer.optimizer.param_groups, settings, strict=True):
         group.update(setting)  # rates are this run's options, not the checkpoint's
     trainer.latents = trainer.latents.restored(state["latents"])

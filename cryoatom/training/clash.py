@@ -43,8 +43,8 @@ def clash_loss(
 ) -> Float[Tensor, " batch"]:
     """Return Σ max(0, 4 Å - |x_i - x_j|)² over pairs with |i - j| > 2 along the chain, Å².
 
-    Pairs are found without gradient, in neighbouring cells of a grid; the few that clash are computed. Time and memory
-    are linear in the residues.
+    Pairs are found without gradient, in neighbouring cells of a grid; the few that clash are computed. At the density
+    of proteins time and memory are linear in the residues.
     """
     image, first, second = _clashing(conformations.detach(), chain_position)
     distance = (conformations[image, first] - conformations[image, second]).norm(dim=-1)
@@ -69,11 +69,14 @@ def _pairs_of_cells(conformations: Tensor) -> tuple[Tensor, Tensor]:
 
     Cells are numbered so that those along z follow each other: three of them are one run of the sorted residues.
     """
-    half = _GRID // 2
-    cell = (conformations / CLASH_DISTANCE).floor().nan_to_num().clamp(1 - half, half - 2).long() + half
+    cells = (conformations / CLASH_DISTANCE).floor() + _GRID // 2
+    is_inside = ((cells > 0) & (cells < _GRID - 1)).all(dim=-1)  # not what is no number: it would share a cell
+    cell = torch.where(is_inside[..., None], cells, 0).long()
     image = torch.arange(len(conformations), device=conformations.device)[:, None]
     number = ((image * _GRID + cell[..., 0]) * _GRID + cell[..., 1]) * _GRID + cell[..., 2]
-    number, residue = number.flatten().sort()
+    inside = torch.nonzero(is_inside.flatten())[:, 0]
+    number, order = number.flatten()[inside].sort()
+    residue = inside[order]
     here = torch.arange(len(number), device=number.device)
     starts, stops = [here + 1], [torch.searchsorted(number, number + 1, right=True)]
     for x, y in _COLUMNS:

@@ -181,5 +181,6 @@ class EncodedLatents:
         self._optimizer.load_state_dict(state["network_optimizer"])
         for group in self._optimizer.param_groups:
             group["weight_decay"] = self._plan.weight_decay  # this run's option, not the checkpoint's
+            group["fused"] = True
         self._generator.set_state(state["generator"])
         return self

@@ -163,7 +163,7 @@ def _training(config: TrainConfig, trainer: Trainer, count: int) -> dict[str, fl
         visited += plan.epochs * (max(plan.images, sample) - training)
     epochs = visited * step + config.num_epochs * (2 * held_out * latents + min(count, CONTROLS) * forward)
     trials = {}
-    if config.restarts > 1:
+    if config.restarts > 1 and not config.homogeneous:
         trials = {f"trying {config.restarts} starts": config.restarts * min(TRIAL, config.num_epochs) * training * step}
     is_denoised = are_latents_denoised(config)
     passes = 0 if config.homogeneous or config.variational or is_denoised else config.z_passes

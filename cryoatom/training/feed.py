@@ -17,7 +17,7 @@ from torch import Tensor
 from cryoatom.imaging.matched import MatchedImages, MatchedSet
 
 _SHARE = 0.5  # of the device's free memory that images may take
-_AHEAD = 2  # parts that are read before they are asked for
+_AHEAD = 2  # parts that are read before they are asked for, beside the one in use
 _BLOCK = 4096  # images copied at once
 _logger = logging.getLogger(__name__)
 
@@ -68,19 +68,25 @@ class ImageFeed:
             return self._resident.take(rows).read()
         if self._reader is None:
             return self.data.read(rows)
-        with self._lock:
-            is_expected = bool(self._ahead) and np.array_equal(self._ahead[0][0], rows)
-            images = self._next() if is_expected else self.data.take(rows)
+        coming = self._expected(rows)
+        images = self.data.take(rows) if coming is None else coming.result()
         return images.map(lambda part: part.to(self._device, non_blocking=True)).read()
 
-    def _next(self) -> MatchedImages:
-        _, found = self._ahead.popleft()
-        self._read_ahead()
-        return found.result()
+    def _expected(self, rows: np.ndarray) -> Future[MatchedImages] | None:
+        """Return who reads some images; those that are asked for again (an encoder sees them first) are still there."""
+        with self._lock:
+            place = next((k for k, (some, _) in enumerate(self._ahead) if np.array_equal(some, rows)), None)
+            if place is None:
+                return None
+            while place:  # what comes before has been passed over
+                self._ahead.popleft()
+                place -= 1
+            self._read_ahead()
+            return self._ahead[0][1]
 
     def _read_ahead(self) -> None:
         assert self._reader is not None
-        for rows in islice(self._coming, _AHEAD - len(self._ahead)):
+        for rows in islice(self._coming, 1 + _AHEAD - len(self._ahead)):
             self._ahead.append((rows, self._reader.submit(self._take, rows)))
 
     def _take(self, rows: np.ndarray) -> MatchedImages:

@@ -26,7 +26,7 @@ from cryoatom.training.search_plan import search_plan
 _OFF_CENTER = 3.0  # Å from the origin, about which a template is turned to find poses
 MODEL_SETTINGS = (
     *("decoder", "gnn_layer", "dec_layers", "dec_dim", "activation", "residual", "segments", "tau", "homogeneous"),
-    *("encoder", "enc_layers", "enc_dim", "variational", "beads", "start", "output_norm", "zdim", "likelihood"),
+    *("encoder", "enc_layers", "enc_dim", "variational", "beads", "start", "output_norm", "zdim", "likelihood", "amp"),
 )
 _logger = logging.getLogger(__name__)
 

@@ -7,12 +7,14 @@ way it goes is decided by the starting weights, and the training loss tells soon
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 
 import numpy as np
 
 from cryoatom.interruption import Stopped, deferring, stop_signal
 from cryoatom.train_config import TrainConfig
+from cryoatom.training.finite import NotFiniteError
 from cryoatom.training.fit import follow_first, prepare_epoch, training_rows
 from cryoatom.training.stage import Stage
 from cryoatom.training.trainer import HaltedError, Trainer
@@ -36,6 +38,8 @@ def choose_start(config: TrainConfig, fresh: Trainer, build: Callable[[int], Tra
     ------
     Stopped
         Where the run is asked to stop meanwhile: there is nothing to save.
+    NotFiniteError
+        If no start gets through its trial.
     """
     if config.restarts == 1:
         return fresh
@@ -43,7 +47,7 @@ def choose_start(config: TrainConfig, fresh: Trainer, build: Callable[[int], Tra
     epochs = min(TRIAL, config.num_epochs)
     training, _ = training_rows(config, len(fresh.data))
     rows = training[~fresh.data.is_dead[training]]
-    ranks, losses = fresh.workers.ranks, []
+    ranks, losses, failure = fresh.workers.ranks, [], None
     with stage(len(seeds) * epochs * len(rows), "Trying starts") as advance, deferring():
         for index, seed in enumerate(seeds):
             seen = index * epochs * len(rows)
@@ -51,12 +55,17 @@ def choose_start(config: TrainConfig, fresh: Trainer, build: Callable[[int], Tra
                 loss = trial_loss(config, build(seed), rows, epochs, lambda count, seen=seen: advance(seen + count, ""))
             except HaltedError:
                 raise Stopped(stop_signal()) from None
+            except NotFiniteError as error:  # all ranks see the same numbers
+                failure, loss = error, math.inf
+                _logger.warning("start %d runs away and is out: %s", index + 1, error)
             losses.append(loss)
             advance(seen + epochs * len(rows), f"start {index + 1}: loss = {loss:.2f} after {epochs} epochs")
         ranks.wait()
         if ranks.is_stop_asked:
             raise Stopped(stop_signal())
     losses = ranks.of_first(lambda: losses)  # in other ranks their last bits may differ
+    if failure is not None and not np.isfinite(losses).any():
+        raise failure
     best = int(np.argmin(losses))
     _logger.info("%s", describe_choice(losses, best))
     return build(seeds[best])
