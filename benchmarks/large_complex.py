@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/large_complex.py [--copies 1 4 16 66] [--images 4]
 
-The complex is copies of adenylate kinase, turned at random, on a compact lattice; images are noise, which is as much
+The complex is copies of adenylate kinase on a compact lattice; images are noise, which is as much
 work as any other. A step is the value and the gradient of the objective with the default settings and clashes. Beads
 are drawn on tiles (as `cryoatom train` does), on strips of whole rows, and densely, in turns, in one thread; peak
 memory is what a step adds to the process. Every size has a process of its own. Linux with glibc only.
@@ -15,13 +15,12 @@ import ctypes
 import multiprocessing
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import fields, replace
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import torch
-from scene import CROP_PIXEL, DEFAULTS, adk, interleave, make_optics, make_trainer
+from scene import CROP_PIXEL, DEFAULTS, adk, interleave, make_optics, make_trainer, packed
 
 from cryoatom.geometry import random_rotations
 from cryoatom.imaging.ctf import ctf
@@ -30,12 +29,11 @@ from cryoatom.imaging.kernels import kernel_spectra, kernel_table
 from cryoatom.imaging.matched import MatchedSet
 from cryoatom.imaging.project import render_dense
 from cryoatom.particles.noise import white_noise
-from cryoatom.records import Atoms
-from cryoatom.structure.template import NEW_CHAIN_JUMP, Template, center_template
+from cryoatom.structure.template import Template
 from cryoatom.training.trainer import Trainer
 from cryoatom.workers import Workers
 
-BOX, PIXEL_SIZE, SPACING = 400, 1.3, 52.0
+BOX, PIXEL_SIZE = 400, 1.3
 _MOST_IMAGES = 32  # at once, of one copy: what a call costs however small the molecule is shared by them
 WAYS = {
     "tiles": (),
@@ -68,7 +66,7 @@ def main() -> None:
 def measure(copies: int, images: int, repeats: int) -> tuple[list[int], list[float]]:
     """Return residues, beads and side, then ms and MB an image of every way."""
     torch.set_num_threads(1)
-    template = complex_of(copies)
+    template = packed(copies * len(adk()))
     with Workers(1) as workers:
         trainer = noise_trainer(template, images, workers)
         steps = {name: step_of(trainer, way, images) for name, way in WAYS.items()}
@@ -105,30 +103,6 @@ def peak(step: Callable[[], object]) -> float:
 def resident(name: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024 / 1e6
-
-
-def complex_of(copies: int) -> Template:
-    """Return copies of adenylate kinase about the origin, a chain each."""
-    one, generator = adk(), np.random.default_rng(0)
-    reach = range(-copies, copies + 1) if copies < 5 else range(-5, 6)
-    places = np.array(np.meshgrid(reach, reach, reach)).reshape(3, -1).T + 0.0
-    places = SPACING * places[np.argsort(((places + 0.13) ** 2).sum(axis=1), kind="stable")[:copies]]
-    rotations = random_rotations(copies, generator)
-    parts = [renamed(one.moved(*motion), f"C{k}") for k, motion in enumerate(zip(rotations, places, strict=True))]
-    joined = {field.name: np.concatenate([getattr(part, field.name) for part in parts])
-              for field in fields(Template) if field.name != "atoms"}  # fmt: skip
-    columns = {
-        field.name: np.concatenate([getattr(part.atoms, field.name) for part in parts]) for field in fields(Atoms)
-    }
-    number = np.arange(copies)
-    joined["chain_position"] += np.repeat(number * (one.chain_position[-1] + NEW_CHAIN_JUMP), len(one))
-    joined["atom_residue"] += np.repeat(number * len(one), len(one.atoms))
-    return center_template(Template(**joined, atoms=Atoms(**columns)))
-
-
-def renamed(template: Template, chain: str) -> Template:
-    atoms = replace(template.atoms, chain_ids=np.full(len(template.atoms), chain))
-    return replace(template, atoms=atoms, chain_ids=np.full(len(template), chain))
 
 
 def noise_trainer(template: Template, images: int, workers: Workers) -> Trainer:

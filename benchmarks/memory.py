@@ -16,10 +16,9 @@ import threading
 from pathlib import Path
 
 import numpy as np
-from scene import BOX, make_optics, make_scene, make_trainer
+from scene import BOX, make_optics, make_scene, make_trainer, repeat_statistics
 from scene import statistics as matched_statistics
 
-from cryoatom.files.npy import npy_writer
 from cryoatom.imaging.matched import open_matched_set
 from cryoatom.workers import Workers
 
@@ -56,13 +55,7 @@ def train_once(folder: Path, count: int) -> tuple[float, float, float, float]:
 def write_statistics(folder: Path, count: int):
     scene = make_scene(make_optics(np.full(DRAWN, 2e4)))
     drawn = matched_statistics(scene)
-    with npy_writer(folder / "crops.npy", (count, *drawn.crops.shape[1:]), np.float16) as write:
-        for start in range(0, count, DRAWN):
-            write(drawn.crops[: min(DRAWN, count - start)])
-    np.save(folder / "kernels.npy", drawn.kernels)
-    np.save(folder / "noise_power.npy", drawn.noise_power)
-    for name in ("kernel_index", "kernel_mix", "image_power", "power_excess", "is_dead", "noise_group"):
-        np.save(folder / f"{name}.npy", np.resize(getattr(drawn, name), count))
+    repeat_statistics(folder, drawn, count)
     return scene.template, scene.rotations.numpy(), scene.grid
 
 

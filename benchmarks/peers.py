@@ -13,7 +13,8 @@ regularisers, both Adams. The direct form has the same decoder, beads, regularis
 full images separably, all beads on all pixels, computes the CTF of each, applies it by FFT and takes the squared
 distance to images in memory, in chunks of the size that suits it best. These two train in turns. cryoDRGN is `cryodrgn
 train_vae`, eight latent dimensions, with its default networks (three layers of 1024) and those of its first papers
-(256), on images as they are and on ones of half the side, which it made itself; batches are small, for memory.
+(256), on images of half the side, which it made itself, and the small ones on images as they are; batches are of 8,
+for memory (cryoatom's are of 64).
 cryoSPHERE is its own training loop with its example's networks (its parameters.yaml: 20 segments), which
 its command runs on GPUs alone: here on one gloo process. Others are timed as processes, in runs of two
 lengths; their difference leaves out start-up. All times are CPU seconds, which programs beside it do not lengthen
@@ -231,9 +232,8 @@ def cryodrgn_rows(given: argparse.Namespace, folder: Path) -> list[Row]:
     rows = []
     for side, width, images, batch in (
         (box // HALF, 256, 64, 8),
-        (box // HALF, 1024, 8, 8),
+        (box // HALF, 1024, 16, 8),
         (box, 256, 16, 8),
-        (box, 1024, 2, 2),
     ):
         chosen = pickled(folder / f"first{images}.pkl", images)
         stack = given.particles if side == box else shrunk(given, folder)
@@ -242,7 +242,7 @@ def cryodrgn_rows(given: argparse.Namespace, folder: Path) -> list[Row]:
                    "--checkpoint", 1000, "--num-workers", 0, "--max-threads", 1, "-o", folder / "cryodrgn",
                    "-n"]  # fmt: skip
         found = repeated(given, command, images)
-        rows.append(Row(f"cryoDRGN, 3 x {width}, {side} x {side}", images, found))
+        rows.append(Row(f"cryoDRGN, 3 x {width}, {side} x {side}, batches of {batch}", images, found))
         print(f"{rows[-1].name}: {found} ms", flush=True)
     return rows
 

@@ -25,17 +25,15 @@ from pathlib import Path
 
 import numpy as np
 from memory import Peaks
-from scene import PIXEL_SIZE, adk, make_optics, make_scene, make_trainer, repeat_statistics
+from scene import PIXEL_SIZE, adk, make_optics, make_scene, make_trainer, packed, repeat_statistics
 from scene import statistics as matched_statistics
 
 from cryoatom.imaging.matched import open_matched_set
-from cryoatom.records import Atoms
-from cryoatom.structure.template import NEW_CHAIN_JUMP, Template, center_template
+from cryoatom.structure.template import Template
 from cryoatom.training.trainer import Trainer
 from cryoatom.workers import Workers
 
 DRAWN = 32  # different images; the file repeats them
-GAP = 4.0  # Å between the bounding boxes of copies
 ASKED = {"images": 1, "residues": 1, "box": 0}
 
 
@@ -144,43 +142,6 @@ def train() -> Cost:
         _fit.train_epoch(epoch, np.arange(len(_fit.data)))
         seconds = time.thread_time() - started
     return replace(_cost, seconds=seconds, megabytes=peaks.values["RssAnon"])
-
-
-def packed(residues: int) -> Template:
-    """Return so many residues: ADK's first, or copies of it."""
-    one = adk()
-    copies = -(-residues // len(one))
-    cell = np.ptp(one.atoms.positions, axis=0) + GAP
-    lattice = np.array(list(itertools.product(range(-4, 5), repeat=3))) * cell
-    places = lattice[np.argsort(np.linalg.norm(lattice, axis=1), kind="stable")[:copies]]
-    jump = one.chain_position[-1] - one.chain_position[0] + NEW_CHAIN_JUMP
-    names = np.array([f"C{k}" for k in range(copies)])
-    everything = Template(
-        positions=(one.positions + places[:, None]).reshape(-1, 3),
-        residue_names=np.tile(one.residue_names, copies),
-        chain_ids=np.repeat(names, len(one)),
-        residue_numbers=np.tile(one.residue_numbers, copies),
-        insertion_codes=np.tile(one.insertion_codes, copies),
-        confidence=np.tile(one.confidence, copies),
-        chain_position=(one.chain_position + jump * np.arange(copies)[:, None]).ravel(),
-        atoms=copied_atoms(one.atoms, places, names),
-        atom_residue=(one.atom_residue + len(one) * np.arange(copies)[:, None]).ravel(),
-    )
-    return center_template(cut(everything, residues))
-
-
-def copied_atoms(atoms: Atoms, places: np.ndarray, names: np.ndarray) -> Atoms:
-    tiled = {name: np.tile(value, len(places)) for name, value in vars(atoms).items() if name != "positions"}
-    tiled["chain_ids"] = np.repeat(names, len(atoms))
-    return Atoms(**tiled, positions=(atoms.positions + places[:, None]).reshape(-1, 3))
-
-
-def cut(template: Template, residues: int) -> Template:
-    """Return the first residues."""
-    kept = template.atom_residue < residues
-    atoms = Atoms(**{name: value[kept] for name, value in vars(template.atoms).items()})
-    rows = {name: value[:residues] for name, value in vars(template).items() if "atom" not in name}
-    return Template(**rows, atoms=atoms, atom_residue=template.atom_residue[kept])
 
 
 def holding_box(template: Template) -> int:

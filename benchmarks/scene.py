@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +22,9 @@ from cryoatom.imaging.grid import CropGrid, choose_grid
 from cryoatom.imaging.kernels import kernel_spectra, kernel_table
 from cryoatom.imaging.matched import WIDTH_PER_PIXEL, MatchedSet, matched_crops
 from cryoatom.particles.noise import white_noise
-from cryoatom.records import Optics, Particles, Poses
+from cryoatom.records import Atoms, Optics, Particles, Poses
 from cryoatom.structure.graph import build_graph
-from cryoatom.structure.template import Template, center_template, read_template
+from cryoatom.structure.template import NEW_CHAIN_JUMP, Template, center_template, read_template
 from cryoatom.train_config import TrainConfig
 from cryoatom.training.assemble import build_trainer
 from cryoatom.training.inputs import Inputs
@@ -31,6 +32,7 @@ from cryoatom.training.trainer import Trainer
 from cryoatom.workers import Workers
 
 BOX, PIXEL_SIZE = 256, 1.0
+GAP = 4.0  # Å between the bounding boxes of copies
 LOG_SCALE = -2.26  # image units per electron at 100 electrons per Å²: what `cryoatom simulate` gives for ADK
 _MOST_GAUSSIANS = 2**24  # of beads along an axis, all images together, that are drawn at once: memory
 DEFAULTS = TrainConfig.model_fields
@@ -55,6 +57,43 @@ def adk() -> Template:
     if found is None or not found.submodule_search_locations:
         raise SystemExit("this benchmark needs the package MDAnalysisTests: pip install MDAnalysisTests")
     return center_template(read_template(Path(found.submodule_search_locations[0]) / "data" / "adk_closed.pdb")[0])
+
+
+def packed(residues: int) -> Template:
+    """Return so many residues: ADK's first, or copies of it."""
+    one = adk()
+    copies = -(-residues // len(one))
+    cell = np.ptp(one.atoms.positions, axis=0) + GAP
+    lattice = np.array(list(itertools.product(range(-4, 5), repeat=3))) * cell
+    places = lattice[np.argsort(np.linalg.norm(lattice, axis=1), kind="stable")[:copies]]
+    jump = one.chain_position[-1] - one.chain_position[0] + NEW_CHAIN_JUMP
+    names = np.array([f"C{k}" for k in range(copies)])
+    everything = Template(
+        positions=(one.positions + places[:, None]).reshape(-1, 3),
+        residue_names=np.tile(one.residue_names, copies),
+        chain_ids=np.repeat(names, len(one)),
+        residue_numbers=np.tile(one.residue_numbers, copies),
+        insertion_codes=np.tile(one.insertion_codes, copies),
+        confidence=np.tile(one.confidence, copies),
+        chain_position=(one.chain_position + jump * np.arange(copies)[:, None]).ravel(),
+        atoms=copied_atoms(one.atoms, places, names),
+        atom_residue=(one.atom_residue + len(one) * np.arange(copies)[:, None]).ravel(),
+    )
+    return center_template(cut(everything, residues))
+
+
+def copied_atoms(atoms: Atoms, places: np.ndarray, names: np.ndarray) -> Atoms:
+    tiled = {name: np.tile(value, len(places)) for name, value in vars(atoms).items() if name != "positions"}
+    tiled["chain_ids"] = np.repeat(names, len(atoms))
+    return Atoms(**tiled, positions=(atoms.positions + places[:, None]).reshape(-1, 3))
+
+
+def cut(template: Template, residues: int) -> Template:
+    """Return the first residues."""
+    kept = template.atom_residue < residues
+    atoms = Atoms(**{name: value[kept] for name, value in vars(template.atoms).items()})
+    rows = {name: value[:residues] for name, value in vars(template).items() if "atom" not in name}
+    return Template(**rows, atoms=atoms, atom_residue=template.atom_residue[kept])
 
 
 def make_optics(defocus: np.ndarray, astigmatism: np.ndarray | float = 0.0, angle: np.ndarray | float = 0.0) -> Optics:
