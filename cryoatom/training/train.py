@@ -126,7 +126,8 @@ def fit_and_write(run: Run, ranks: Ranks, stage: Stage) -> None:
             config.batch_size,
             -(-config.batch_size // chunk),
         )
-    _logger.info("%d images, %d residues, %d threads", len(inputs.particles), len(inputs.template), cores)
+    shared = f" in each of {ranks.size} processes" if ranks.size > 1 else ""
+    _logger.info("%d images, %d residues, %d threads%s", len(inputs.particles), len(inputs.template), cores, shared)
     if config.poses == "esl":
         check_hand(inputs.template)
     if run.checkpoint is not None:
@@ -158,6 +159,8 @@ def start_fit(run: Run, data: MatchedSet, workers: Workers, stage: Stage) -> Tra
     config = one_conformation(run.config)
     trainer = build_trainer(config, run.inputs, data, workers)
     if run.checkpoint is not None:
+        if config.restarts > 1:
+            _logger.info("--restarts %d is left out: the run has begun", config.restarts)
         return trainer
 
     def build(seed: int) -> Trainer:

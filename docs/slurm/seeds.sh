@@ -8,6 +8,7 @@
 #SBATCH --open-mode=append
 #SBATCH --signal=USR1@120
 #SBATCH --requeue
+##SBATCH --partition=... --account=... (take one # away)
 
 particles=$1 template=$2 run=$3
 shift 3

@@ -13,7 +13,9 @@
 #SBATCH --open-mode=append
 #SBATCH --signal=USR1@120
 #SBATCH --requeue
+##SBATCH --partition=... --account=... (take one # away)
 
+# Where cryoatom is, unless sbatch is called in its environment: source /path/to/venv/bin/activate
 particles=$1 template=$2 run=$3
 shift 3
 
