@@ -20,6 +20,7 @@ from cryoatom.analysis.controls import (
 from cryoatom.analysis.trust import trust_checks
 from cryoatom.geometry import random_rotations
 from cryoatom.records import Poses
+from cryoatom.training.feed import ImageFeed
 from cryoatom.training.fit import start_scale, training_rows
 
 COUNT, HELD_OUT = 70, 30
@@ -131,7 +132,7 @@ def test_an_untrained_run_has_no_heterogeneity(data):
 def test_dead_images_take_no_part(trainer, monkeypatch):
     is_dead = np.zeros(COUNT, dtype=bool)
     is_dead[5] = True
-    monkeypatch.setattr(trainer, "data", replace(trainer.data, is_dead=is_dead))
+    monkeypatch.setattr(trainer, "feed", ImageFeed(replace(trainer.data, is_dead=is_dead), trainer.device))
     assert 5 not in measure_controls(trainer, np.arange(COUNT), 0).rows
     with pytest.raises(ValueError, match="at least 2"):
         measure_controls(trainer, np.array([5, 6]), 0)

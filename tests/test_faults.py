@@ -422,14 +422,18 @@ def test_weights_and_their_gradients_are_named(folder):
         before = [p.detach().clone() for p in trainer.parameters]
         compute = trainer._gradients
 
-        def poisoned(rows, parameters, at=0):
+        def poisoned(rows, parameters, kind, place):
             terms, gradients = compute(rows, parameters)
-            gradients[at].view(-1)[-1] = np.inf
+            gradients[kind].view(-1)[place] = np.inf
             return terms, gradients
 
-        for at, what in ((2, f"the weights {names[0]}"), (0, r"the latent of the image of row \d+ \(from 0\)")):
-            trainer._gradients = lambda rows, parameters, at=at: poisoned(rows, parameters, at)
-            with pytest.raises(NotFiniteError, match=f"the gradient of {what} is not finite in epoch 3: .*lower --lr"):
+        for kind, place, what in (
+            (2, 0, f"the weights {names[0]}"),
+            (2, -1, f"the weights {names[-1]}"),
+            (0, -1, r"the latent of the image of row \d+ \(from 0\)"),
+        ):
+            trainer._gradients = lambda rows, parameters, at=(kind, place): poisoned(rows, parameters, *at)
+            with pytest.raises(NotFiniteError, match=f"the gradient of {what} is not finite in epoch 3: .*lower --"):
                 trainer.train_epoch(2, np.arange(COUNT))
         assert all(torch.equal(p, old) for p, old in zip(trainer.parameters, before, strict=True))
         trainer._gradients = compute
