@@ -427,13 +427,14 @@ def test_weights_and_their_gradients_are_named(folder):
             gradients[kind].view(-1)[place] = np.inf
             return terms, gradients
 
-        for kind, place, what in (
-            (2, 0, f"the weights {names[0]}"),
-            (2, -1, f"the weights {names[-1]}"),
-            (0, -1, r"the latent of the image of row \d+ \(from 0\)"),
+        for kind, place, what, rate in (
+            (2, 0, f"the weights {names[0]}", "lr"),
+            (2, -1, f"the weights {names[-1]}", "bead-lr"),
+            (0, -1, r"the latent of the image of row \d+ \(from 0\)", "lr"),
         ):
+            text = f"the gradient of {what} is not finite in epoch 3: .*lower --{rate}"
             trainer._gradients = lambda rows, parameters, at=(kind, place): poisoned(rows, parameters, *at)
-            with pytest.raises(NotFiniteError, match=f"the gradient of {what} is not finite in epoch 3: .*lower --"):
+            with pytest.raises(NotFiniteError, match=text):
                 trainer.train_epoch(2, np.arange(COUNT))
         assert all(torch.equal(p, old) for p, old in zip(trainer.parameters, before, strict=True))
         trainer._gradients = compute

@@ -99,10 +99,11 @@ def test_the_gradient_is_weighted_image_by_image(folder):
     rows = np.arange(COUNT)
     with trainer_of(settings(folder)) as trainer:
         torch.nn.init.normal_(trainer.model.decoder.readout.weight, std=0.1)
-        single = [trainer._gradients(rows[i : i + 1], trainer.parameters)[1][2:] for i in rows]
+        sizes = [parameter.numel() for parameter in trainer.parameters]
+        single = [trainer._gradients(rows[i : i + 1], trainer.parameters)[1][2].split(sizes) for i in rows]
         weights = torch.rand(COUNT, generator=torch.Generator().manual_seed(0))
         trainer.fits.weights[:] = weights
-        whole = trainer._gradients(rows, trainer.parameters)[1][2:]
+        whole = trainer._gradients(rows, trainer.parameters)[1][2].split(sizes)
         for index, gradient in enumerate(whole):
             expected = torch.stack([w * one[index] for w, one in zip(weights, single, strict=True)]).sum(dim=0)
             torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-3 * float(gradient.abs().max()))

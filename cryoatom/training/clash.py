@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 CLASH_DISTANCE = 4.0  # Å between C-alphas (cryoSPHERE, figure 7)
 _NEIGHBOURS = 2  # residues that are so near in the chain may be near in space
-_GRID = 2**16  # cells along an axis, each as wide as the distance; what lies beyond is in the last one
+_GRID = 2**16  # cells along an axis, each as wide as the distance; what lies beyond clashes with nothing
 _COLUMNS = ((0, 1), (1, -1), (1, 0), (1, 1))  # of cells, beside a cell's own: one of each two that are opposite
 
 
